@@ -1,0 +1,236 @@
+"""The operator graph: nodes in topological order, and the two sweeps that everything else is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from typing import TypeVar
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.linearize import Linearization
+from linreg.operators import Affine, Gate, Operator
+from linreg.summary import table
+
+INPUT = "input"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator of the graph, named after the module whose output it holds.
+
+    `inputs` names the nodes it reads (or "input"), `shape` is that of its value for one image, `module` the path of the
+    module it was called in and `source` the user's line.
+    """
+
+    name: str
+    operator: Operator
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    module: str = ""
+    source: str = ""
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether the node is an elementwise gate, the default place of a mask (Eq. 16)."""
+        return isinstance(self.operator, Gate)
+
+    def __str__(self) -> str:
+        return f"node '{self.name}' ({self.operator.kind}){f' at {self.source}' if self.source else ''}"
+
+
+@dataclass(frozen=True, eq=False)
+class OperatorGraph:
+    """A piecewise-linear network as a graph of operators; made by `linreg.trace`, independent of any input.
+
+    `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
+    or None if it takes any. `fused` tells which node took up a node that is no longer there.
+    """
+
+    nodes: tuple[Node, ...]
+    output: str
+    input_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    batch: int | None = None
+    fused: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Node:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise LinregError(self._missing(name)) from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The network's output at x, (N, *output shape)."""
+        self.check(x)
+        return self.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
+
+        Raises LinregError where x has another shape, dtype or device than the graph, or is not finite.
+        """
+        self.check(x)
+        x = x.detach()
+        frozen: dict[str, Affine] = {}
+
+        def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
+            frozen[node.name] = affine = node.operator.freeze(*inputs)
+            return affine(*inputs)
+
+        with torch.no_grad():
+            output = self.evaluate({INPUT: x}, step)
+        if not output.isfinite().all():
+            raise LinregError(self._overflow(x, frozen))
+        return Linearization(self, x, frozen, output)
+
+    def evaluate(
+        self,
+        values: dict[str, T],
+        step: Callable[[Node, tuple[T, ...]], T],
+        nodes: Iterable[Node] | None = None,
+        missing: Callable[[str], T] | None = None,
+    ) -> T:
+        """The forward sweep: value(node) = step(node, values of its inputs), each value dropped after its last use.
+
+        `values` seeds it; `nodes` restricts it to a part of the graph (default: all), where `missing` stands for what
+        comes in from outside of it. Returns the last value.
+        """
+        nodes = self.nodes if nodes is None else tuple(nodes)
+        last = {name: node for node in nodes for name in node.inputs}
+        values, result = dict(values), None
+        for node in nodes:
+            inputs = tuple(values[n] if n in values or missing is None else missing(n) for n in node.inputs)
+            result = values[node.name] = step(node, inputs)
+            del inputs
+            for name in set(node.inputs):
+                if last[name] is node:
+                    values.pop(name, None)
+        assert result is not None
+        return result
+
+    def pull(
+        self,
+        grads: dict[str, T],
+        step: Callable[[Node, T], tuple[T, ...]],
+        nodes: Iterable[Node] | None = None,
+        add: Callable[[T, T], T] = torch.add,  # type: ignore[assignment]
+    ) -> dict[str, T]:
+        """The backward sweep: step(node, g) gives one gradient for each input of the node; consumers' are added up.
+
+        Returns the gradients that arrived outside of `nodes` (default: all), usually that of "input".
+        """
+        grads = dict(grads)
+        for node in reversed(self.nodes if nodes is None else tuple(nodes)):
+            if node.name not in grads:
+                continue
+            for name, part in zip(node.inputs, step(node, grads.pop(node.name)), strict=True):
+                grads[name] = add(grads[name], part) if name in grads else part
+        return grads
+
+    def between(self, start: str, stop: str) -> tuple[Node, ...]:
+        """The nodes after `start` on the paths from `start` to `stop`, `stop` included.
+
+        Raises LinregError where no path leads from one to the other.
+        """
+        for name in (start, stop):
+            if name != INPUT:
+                self[name]
+        after, before = {start}, {stop}
+        for node in self.nodes:
+            if after.intersection(node.inputs):
+                after.add(node.name)
+        for node in reversed(self.nodes):
+            if node.name in before:
+                before.update(node.inputs)
+        if stop not in after:
+            back = " (the other way round there is one)" if start in self._after(stop) else ""
+            raise LinregError(f"no path leads from '{start}' to '{stop}'{back}")
+        return tuple(n for n in self.nodes if n.name in after & before and n.name != start)
+
+    def consumers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that read the value of `name`."""
+        return tuple(node for node in self.nodes if name in node.inputs)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a node's value for one image; `input_shape` for "input"."""
+        return self.input_shape if name == INPUT else self[name].shape
+
+    def check(self, x: Tensor) -> None:
+        """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
+        if not isinstance(x, Tensor):
+            raise LinregError(f"the input must be a torch.Tensor, not {type(x).__name__}")
+        if tuple(x.shape[1:]) != self.input_shape or x.dim() == 0 or x.shape[0] == 0:
+            wanted = ("N", *self.input_shape)
+            raise LinregError(f"the input must have shape ({', '.join(map(str, wanted))}), not {tuple(x.shape)}")
+        if self.batch is not None and x.shape[0] != self.batch:
+            raise LinregError(
+                f"this network fixes its batch size, and was traced with {self.batch} images, not {x.shape[0]}: "
+                "trace it with an example of that batch size"
+            )
+        if x.dtype != self.dtype or x.device != self.device:
+            raise LinregError(
+                f"the input must be {self.dtype} on {self.device} like the network, not {x.dtype} on {x.device}: "
+                f"use x.to({str(self.device)!r}, {self.dtype})"
+            )
+        if not x.isfinite().all():
+            raise LinregError("the input holds NaN or infinite values: a linear region needs finite numbers")
+
+    def summary(self) -> str:
+        """A table of the nodes: name, operator, shape of the value for one image, inputs, constants."""
+        return table(self.rows(), ("node", "operator", "shape", "inputs"))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """What `summary` prints, as data."""
+        return [(n.name, n.operator.kind, "×".join(map(str, n.shape)), ", ".join(n.inputs)) for n in self.nodes]
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The graph for networkx; nodes carry `kind`, `shape`, `module` and `is_gate`."""
+        result = nx.DiGraph()
+        result.add_node(INPUT, kind=INPUT, shape=self.input_shape, module="", is_gate=False)
+        for node in self.nodes:
+            result.add_node(
+                node.name, kind=node.operator.kind, shape=node.shape, module=node.module, is_gate=node.is_gate
+            )
+            result.add_edges_from((name, node.name) for name in node.inputs)
+        return result
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def _after(self, start: str) -> set[str]:
+        after = {start}
+        for node in self.nodes:
+            if after.intersection(node.inputs):
+                after.add(node.name)
+        return after
+
+    def _missing(self, name: str) -> str:
+        if name in self.fused:
+            return f"'{name}' was fused into '{self.fused[name]}': ask for that, or trace with fuse=False to keep both"
+        near = get_close_matches(name, [*self._by_name, INPUT], n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "summary() lists them"
+        return f"the graph has no node '{name}'; {hint}"
+
+    def _overflow(self, x: Tensor, frozen: Mapping[str, Affine]) -> str:
+        found: list[str] = []
+
+        def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
+            value = frozen[node.name](*inputs)
+            if not value.isfinite().all():
+                found.append(str(node))
+            return value
+
+        self.evaluate({INPUT: x}, step)
+        return f"the network's output is not finite: {found[0]} is the first to overflow or to give NaN in {self.dtype}"

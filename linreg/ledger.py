@@ -1,0 +1,72 @@
+"""The ledger: every term that adds up to a score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import Tensor
+
+from linreg.summary import table
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """g_k ⊙ β_k of one constant at one node: (N, *shape of the constant), in units of the score."""
+
+    node: str
+    name: str
+    kind: str
+    values: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The constant's share of y, (N,)."""
+        return self.values.flatten(1).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """y = Σ `input` + Σ_k `terms`_k: c ⊙ x (N, *input_shape) and one term for each constant (Eqs. 13, 14)."""
+
+    input: Tensor
+    terms: tuple[Term, ...]
+
+    @property
+    def input_share(self) -> Tensor:
+        """c·x, (N,)."""
+        return self.input.flatten(1).sum(1)
+
+    @property
+    def bias_share(self) -> Tensor:
+        """Σ_k g_k·β_k, (N,)."""
+        return sum((term.total for term in self.terms), self.input_share * 0)
+
+    @property
+    def total(self) -> Tensor:
+        """What the ledger sums to, (N,): y, to rounding."""
+        return self.input_share + self.bias_share
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """Σ|terms|, (N,): the scale of the rounding errors in `total`."""
+        return sum((t.values.flatten(1).abs().sum(1) for t in self.terms), self.input.flatten(1).abs().sum(1))
+
+    def __sub__(self, other: Ledger) -> Ledger:
+        """Term by term, of two ledgers of one graph: those of y⁺ are those of P(σ) less those of u."""
+        pairs = zip(self.terms, other.terms, strict=True)
+        return Ledger(self.input - other.input, tuple(replace(a, values=a.values - b.values) for a, b in pairs))
+
+    def rows(self, image: int = 0) -> list[tuple[str, str, float]]:
+        """(term, kind, share of y) of one image, from the input through every constant in the order of the graph."""
+        rows = [("c · x", "input", self.input_share[image].item())]
+        return rows + [(term.name, term.kind, term.total[image].item()) for term in self.terms]
+
+    def summary(self, image: int = 0) -> str:
+        """The ledger of one image as a table, with its total."""
+        rows = [*self.rows(image), ("total", "", self.total[image].item())]
+        return table(
+            [(name, kind, f"{share:+.6g}") for name, kind, share in rows],
+            ("term", "kind", "share of y"),
+            (2,),
+        )

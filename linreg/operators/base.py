@@ -1,0 +1,120 @@
+"""What an operator is.
+
+An `Operator` is one node of the graph: a piecewise-linear function of its data inputs. `freeze` fixes its piece at
+given inputs and returns an `Affine`, which is all that the rest of the toolkit ever computes with.
+
+Indices: n image of the batch, k data input of the node. Shapes written without n are those of one image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """β: one constant that a node adds to its output. It becomes one line of the ledger.
+
+    `kind` is one of "bias", "shift" (batch norm), "offset" (of a gate), "pad" and "constant"; `value` broadcasts to the
+    output, with or without the batch dimension; `name` is the parameter's, or "" for the node's own.
+    """
+
+    kind: str
+    value: Tensor
+    name: str = ""
+
+    def share(self, grad: Tensor) -> Tensor:
+        """g ⊙ β, summed over the positions that share one constant: (N, *β) — the summand ∇_b F ⊙ b of Eq. 14."""
+        shape = self.value.shape if self.value.dim() == grad.dim() else (1, *self.value.shape)
+        shape = (1,) * (grad.dim() - len(shape)) + tuple(shape)
+        return sum_to(grad, (grad.shape[0], *shape[1:])) * self.value
+
+
+def sum_to(value: Tensor, shape: Shape) -> Tensor:
+    """Adjoint of broadcasting `shape` to `value.shape`: sum over the dimensions that were expanded."""
+    return value if value.shape == shape else value.sum_to_size(shape)
+
+
+class Operator(ABC):
+    """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k)."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What the summary calls it."""
+
+    @abstractmethod
+    def freeze(self, *inputs: Tensor) -> Affine:
+        """The affine function that this operator is on the linear region of `inputs`."""
+
+
+class Affine(Operator):
+    """z = A(x_1, …, x_K) + Σ β, with A linear: an operator on one linear region.
+
+    A subclass gives `linear` (A) and `adjoint` (Aᵀ), and lists its β in `constants`.
+    """
+
+    constants: tuple[Constant, ...] = ()
+
+    @abstractmethod
+    def linear(self, *inputs: Tensor) -> Tensor:
+        """A(x_1, …, x_K): the operator without its constants."""
+
+    @abstractmethod
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        """Aᵀ g: one tensor for each data input."""
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """A(x_1, …, x_K) + Σ β."""
+        value = self.linear(*inputs)
+        for constant in self.constants:
+            value = value + constant.value
+        return value
+
+    def freeze(self, *inputs: Tensor) -> Affine:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(Affine):
+    """z = s ⊙ x + t: a gate on its region (Eq. 3). `slope` is boolean where it is 0 or 1."""
+
+    slope: Tensor
+    constants: tuple[Constant, ...] = ()
+    kind = "gate"
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        # `where`, not `*`: a closed gate gives 0 even if what arrives overflowed (0 · inf is NaN).
+        return torch.where(self.slope, x, 0) if self.slope.dtype == torch.bool else x * self.slope
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        return (self.linear(grad),)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFunction(Affine):
+    """z = f(x_1, …, x_K) + Σ β for any f that is linear; its adjoint is the vector-Jacobian product of f itself.
+
+    `shapes` are those of the inputs without the batch: a linear f has the same Jacobian everywhere, so zeros will do.
+    """
+
+    function: Callable[..., Tensor]
+    shapes: tuple[Shape, ...]
+    constants: tuple[Constant, ...] = ()
+    kind: str = "linear map"
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        zeros = [grad.new_zeros(()).expand(grad.shape[0], *shape) for shape in self.shapes]
+        _, pull = torch.func.vjp(self.function, *zeros)
+        return pull(grad)

@@ -1,0 +1,103 @@
+"""Elementwise gates: φ(z) = s ⊙ z + t on one region. At a kink the closed side wins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linreg.operators.base import Constant, Diagonal, Operator
+from linreg.operators.table import Built, Call, Known, rule
+
+Bound = Tensor | float
+
+
+class Gate(Operator):
+    """An elementwise piecewise-linear unit, φ(z) = s ⊙ z + t with s, t fixed by the region: the place of a mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReLU(Gate):
+    """φ(z) = max(z, 0): s = [z > 0], t = 0 (Eqs. 2 and 3)."""
+
+    kind = "relu"
+
+    def freeze(self, *inputs: Tensor) -> Diagonal:
+        return Diagonal(inputs[0] > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU(Gate):
+    """φ(z) = z where z > 0, α z elsewhere: s ∈ {1, α}, t = 0. PReLU has one α for each channel; abs has α = −1."""
+
+    negative_slope: Bound
+    kind: str = "leaky relu"
+
+    def freeze(self, *inputs: Tensor) -> Diagonal:
+        (z,) = inputs
+        return Diagonal(torch.where(z > 0, z.new_ones(()), self.negative_slope))
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp(Gate):
+    """φ(z) = min(max(z, low), high): s = [low < z < high], t = the bound where saturated (ReLU6, hardtanh, clamp)."""
+
+    low: Bound | None
+    high: Bound | None
+    kind: str = "clamp"
+
+    def freeze(self, *inputs: Tensor) -> Diagonal:
+        (z,) = inputs
+        inside = torch.ones_like(z, dtype=torch.bool)
+        if self.low is not None:
+            inside = z > self.low
+        if self.high is not None:
+            inside = inside & (z < self.high)
+        offset = torch.where(inside, 0, z.clamp(self.low, self.high))  # type: ignore[arg-type]
+        return Diagonal(inside, (Constant("offset", offset),))
+
+
+def _bound(argument: Known | float | None) -> Bound | None:
+    return argument.value if isinstance(argument, Known) else argument
+
+
+@rule("relu")
+def _relu(call: Call) -> Built:
+    return ReLU(), (call.one_data("self"),)
+
+
+@rule("leaky_relu")
+def _leaky_relu(call: Call) -> Built:
+    return LeakyReLU(call["negative_slope"]), (call.one_data("self"),)
+
+
+@rule("prelu", "_prelu_kernel")
+def _prelu(call: Call) -> Built:
+    z, slope = call.one_data("self"), call["weight"].value
+    per_channel = slope.view(-1, *[1] * (len(z.shape) - 1)) if slope.dim() == 1 else slope
+    return LeakyReLU(per_channel, "prelu"), (z,)
+
+
+@rule("abs")
+def _abs(call: Call) -> Built:
+    return LeakyReLU(-1.0, "abs"), (call.one_data("self"),)
+
+
+@rule("relu6")
+def _relu6(call: Call) -> Built:
+    return Clamp(0.0, 6.0, "relu6"), (call.one_data("self"),)
+
+
+@rule("hardtanh")
+def _hardtanh(call: Call) -> Built:
+    low, high = call["min_val"], call["max_val"]
+    return Clamp(low, high, "relu6" if (low, high) == (0.0, 6.0) else "hardtanh"), (call.one_data("self"),)
+
+
+@rule("clamp", "clamp_min", "clamp_max")
+def _clamp(call: Call) -> Built:
+    low, high = _bound(call["min"]), _bound(call["max"])
+    if high is None and isinstance(low, int | float) and low == 0:
+        return ReLU(), (call.one_data("self"),)
+    return Clamp(low, high), (call.one_data("self"),)

@@ -1,0 +1,206 @@
+"""Fully connected layers, convolutions and batch norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to
+from linreg.operators.table import Built, Call, Known, rule
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Affine):
+    """z = W x + b over the last dimension: W (out, in), x (N, …, in)."""
+
+    weight: Tensor
+    constants: tuple[Constant, ...] = ()
+    kind = "linear"
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return F.linear(inputs[0], self.weight)
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        return (grad @ self.weight,)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return F.linear(inputs[0], self.weight, _total(self.constants))
+
+    def scaled(self, factor: Tensor, shift: Constant) -> Linear:
+        """diag(factor) (W x + b) + shift: batch norm folded into the layer."""
+        scaled = tuple(replace(c, value=c.value * factor) for c in self.constants)
+        return Linear(self.weight * factor[:, None], (*scaled, shift))
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Affine):
+    """z = W ∗ x + b in 1 to 3 dimensions, or its transpose (Eq. 15). `shape` is that of x: (channels, *positions)."""
+
+    weight: Tensor
+    shape: Shape
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    transposed: bool
+    output_padding: list[int]
+    constants: tuple[Constant, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return f"conv{'_transpose' * self.transposed}{len(self.stride)}d" + " + bn" * any(
+            c.kind == "shift" for c in self.constants
+        )
+
+    def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        geometry = (
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+        )
+        return torch.convolution(x, self.weight, bias, *geometry)
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], None)
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        # Only the size of x enters: one number, expanded, stands for it.
+        x = grad.new_empty(1).expand(grad.shape[0], *self.shape)
+        result, _, _ = torch.ops.aten.convolution_backward(
+            grad, x, self.weight, None, self.stride, self.padding, self.dilation,
+            self.transposed, self.output_padding, self.groups, [True, False, False],
+        )  # fmt: skip
+        return (result,)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        total = _total(self.constants)
+        return self._convolve(inputs[0], None if total is None else total.flatten())
+
+    def scaled(self, factor: Tensor, shift: Constant) -> Convolution:
+        """diag(factor) (W ∗ x + b) + shift: batch norm folded into the layer, one factor for each output channel."""
+        column = factor.view(-1, *[1] * (self.weight.dim() - 1))
+        scaled = tuple(replace(c, value=c.value * column[:, 0]) for c in self.constants)
+        return replace(self, weight=self.weight * column, constants=(*scaled, shift))
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Affine):
+    """z = a ⊙ x + β with a fixed `factor` a: free batch norm, a division, a change of sign. `shape` is that of x."""
+
+    factor: Tensor | float
+    shape: Shape
+    constants: tuple[Constant, ...] = ()
+    kind: str = "scale"
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] * self.factor
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        return (sum_to(grad * self.factor, (grad.shape[0], *self.shape)),)
+
+
+def _total(constants: tuple[Constant, ...]) -> Tensor | None:
+    if not constants:
+        return None
+    total = constants[0].value
+    for constant in constants[1:]:
+        total = total + constant.value
+    return total
+
+
+def _bias(known: Known | None, positions: int) -> tuple[Constant, ...]:
+    if known is None:
+        return ()
+    return (Constant("bias", known.value.view(-1, *[1] * positions), known.name),)
+
+
+@rule("linear")
+def _linear(call: Call) -> Built:
+    x = call.one_data("input")
+    return Linear(call["weight"].value, _bias(call["bias"], 0)), (x,)
+
+
+@rule("addmm")
+def _addmm(call: Call) -> Built:
+    """β b + α x W, as exported from older linear layers."""
+    x = call.one_data("mat1")
+    weight = call["mat2"].value.t() * call["alpha"]
+    bias = Known(call["self"].name, (call["self"].value * call["beta"]).expand(weight.shape[0]))
+    return Linear(weight, _bias(bias, 0)), (x,)
+
+
+@rule("mm", "matmul", "bmm")
+def _matmul(call: Call) -> Built:
+    """x W or W x with W fixed; two data factors are a product and are refused."""
+    (x,) = (call.one_data(name) for name in ("self", "other", "mat2") if call[name] in call.data)
+    return LinearFunction(call.evaluate, (x.shape,), kind="matmul"), (x,)
+
+
+@rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _convolution(call: Call) -> Built:
+    x, weight = call.one_data("input"), call["weight"].value
+    positions = weight.dim() - 2
+    transposed = bool(call["transposed"]) or "transpose" in str(call.target)
+
+    def geometry(name: str) -> list[int]:
+        return list(call[name]) * (positions // len(call[name]))
+
+    stride, dilation = geometry("stride"), geometry("dilation")
+    if isinstance(call["padding"], str):
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        padding = [r // 2 if call["padding"] == "same" else 0 for r in reach]
+        if call["padding"] == "same" and any(r % 2 for r in reach):
+            # An even kernel needs one zero more on one side than on the other: no convolution with symmetric padding.
+            return _convolution_by_call(call)
+    else:
+        padding = geometry("padding")
+    return (
+        Convolution(
+            weight, x.shape, stride, padding, dilation, call["groups"], transposed,
+            geometry("output_padding") if transposed else [0] * positions, _bias(call["bias"], positions),
+        ),
+        (x,),
+    )  # fmt: skip
+
+
+def _convolution_by_call(call: Call) -> Built:
+    x, bias = call.one_data("input"), call["bias"]
+    bare = replace(call, arguments=call.arguments | {"bias": None})
+    constants = _bias(bias, len(call.shape) - 1)
+    return LinearFunction(bare.evaluate, (x.shape,), constants, kind="conv (same)"), (x,)
+
+
+@rule("_native_batch_norm_legit_no_training", "batch_norm", "native_batch_norm", "cudnn_batch_norm")
+def _batch_norm(call: Call) -> Built:
+    """γ (x − μ) / √(v + ε) + β as a ⊙ x + shift, a = γ / √(v + ε), shift = β − a μ (formed in float64)."""
+    mean, variance = call["running_mean"], call["running_var"]
+    if call["training"] or mean is None or variance is None:
+        raise LinregError(BATCH_STATISTICS)
+    x = call.one_data("input")
+    gamma, beta = call["weight"], call["bias"]
+    factor = (variance.value.double() + call["eps"]).rsqrt()
+    factor = factor if gamma is None else factor * gamma.value.double()
+    shift = -factor * mean.value.double()
+    shift = shift if beta is None else shift + beta.value.double()
+    column = (-1, *[1] * (len(x.shape) - 1))
+    factor, shift = (v.to(mean.value.dtype).view(column) for v in (factor, shift))
+    owner = mean.name.removesuffix(".running_mean")
+    return Scale(factor, x.shape, (Constant("shift", shift, f"{owner}.shift"),), "batch norm"), (x,)
+
+
+BATCH_STATISTICS = (
+    "batch norm without running statistics divides by the statistics of the batch, which is not piecewise linear: "
+    "train it with track_running_stats=True, or replace it by a layer with fixed statistics"
+)
+
+
+@rule("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "instance_norm")
+def _batch_statistics(call: Call) -> Built:
+    raise LinregError(BATCH_STATISTICS)

@@ -1,0 +1,152 @@
+"""The table of rules: which ATen call becomes which operator.
+
+A rule takes a `Call` and returns the operator with the data inputs that it acts on. Adding an operator to the toolkit
+is adding one rule next to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.operators.base import Constant, LinearFunction, Operator, Shape
+
+
+@dataclass(frozen=True)
+class Data:
+    """An argument that depends on the input: the value of node `name`, of `shape` for one image."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An argument that does not: a parameter, a buffer, or what was computed from them alone."""
+
+    name: str
+    value: Tensor
+
+
+class _Batch:
+    """Stands for the number of images wherever the program asks for it."""
+
+    def __repr__(self) -> str:
+        return "N"
+
+
+BATCH = _Batch()
+
+Built = tuple[Operator, tuple[Data, ...]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the captured program: an ATen operator and its arguments by name.
+
+    `shape` is what it gives for one image, `like` an empty tensor of its dtype and device, `output` the index of the
+    value in use where the operator returns several.
+    """
+
+    target: Any
+    arguments: dict[str, Any]
+    shape: Shape
+    like: Tensor
+    output: int | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments.get(name)
+
+    @property
+    def leaves(self) -> list[Any]:
+        """All arguments, lists opened."""
+        return list(_leaves(list(self.arguments.values())))
+
+    @property
+    def data(self) -> tuple[Data, ...]:
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Data))
+
+    def one_data(self, name: str) -> Data:
+        """Argument `name`, which must be the only one that depends on the input."""
+        if isinstance(self[name], Data) and len(self.data) == 1:
+            return self[name]
+        product = "linear in its data: it combines two values that both depend on the input"
+        fixed = f"linear in its data: only `{name}` may depend on the input"
+        raise LinregError(f"this call is not {product if len(self.data) > 1 else fixed}")
+
+    def tensor(self, argument: Known | float) -> Tensor:
+        """A fixed argument as a tensor of the call's dtype and device."""
+        return argument.value.to(self.like) if isinstance(argument, Known) else self.like.new_tensor(argument)
+
+    def evaluate(self, *values: Tensor) -> Any:
+        """Run the call with `values` in the place of its data arguments."""
+        remaining = iter(values)
+        batch = values[0].shape[0] if values else None
+
+        def fill(argument: Any) -> Any:
+            if isinstance(argument, Data):
+                return next(remaining)
+            if isinstance(argument, Known):
+                return argument.value
+            if argument is BATCH:
+                return batch
+            return [fill(item) for item in argument] if isinstance(argument, list) else argument
+
+        schema = self.target._schema.arguments
+        filled = {a.name: fill(self.arguments[a.name]) for a in schema if a.name in self.arguments}
+        positional = [filled.pop(a.name) for a in schema if not a.kwarg_only and a.name in filled]
+        result = self.target(*positional, **filled)
+        return result if self.output is None else result[self.output]
+
+
+def _leaves(argument: Any) -> Any:
+    if isinstance(argument, list | tuple):
+        for item in argument:
+            yield from _leaves(item)
+    else:
+        yield argument
+
+
+Rule = Callable[[Call], Built]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*targets: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ATen operators, named with their overload ("mean.dim") or without ("relu")."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(targets, function))
+        return function
+
+    return register
+
+
+def rule_for(target: Any) -> Rule | None:
+    """The rule of an ATen overload: its own if there is one, else that of its operator."""
+    packet, _, overload = str(target).removeprefix("aten.").partition(".")
+    return RULES.get(f"{packet}.{overload}", RULES.get(packet))
+
+
+def as_linear(call: Call, kind: str) -> Built:
+    """The operator of a call that is linear in its data arguments taken together: z = f(x) − f(0) + f(0).
+
+    f(0) is not zero where a fixed tensor stands among the data (a concatenation with a parameter): a constant.
+    """
+    known = [leaf for leaf in call.leaves if isinstance(leaf, Known)]
+    shapes = tuple(data.shape for data in call.data)
+    if not known:
+        return LinearFunction(call.evaluate, shapes, kind=kind), call.data
+    with torch.no_grad():
+        zeros = [known[0].value.new_zeros((1, *shape)) for shape in shapes]
+        shift = call.evaluate(*zeros)
+
+    def linear(*inputs: Tensor) -> Tensor:
+        return call.evaluate(*inputs) - shift
+
+    constants = (Constant("constant", shift),) if shift.any() else ()
+    return LinearFunction(linear, shapes, constants, kind), call.data

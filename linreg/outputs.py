@@ -1,0 +1,40 @@
+"""Which of a model's outputs is explained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from linreg.errors import LinregError
+
+
+def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
+    """The chosen tensor of a model's result, and its place among all of them.
+
+    Raises LinregError where there are several and none is chosen, where the choice does not exist, and where what is
+    chosen is not a floating-point tensor with the batch first.
+    """
+    paths, _ = pytree.tree_flatten_with_path(result)
+    names = [_name(path) for path, _ in paths]
+    if output is None:
+        if len(paths) != 1:
+            raise LinregError(f"the model returns {len(paths)} outputs: choose one with output= {_listed(names)}")
+        place = 0
+    elif str(output) in names:
+        place = names.index(str(output))
+    else:
+        raise LinregError(f"the model has no output {output!r}: choose one of {_listed(names)}")
+    value = paths[place][1]
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() == 0:
+        raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {type(value).__name__}")
+    return value, place
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
