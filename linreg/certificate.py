@@ -35,5 +35,6 @@ class Certificate:
         """One line on one image."""
         return (
             f"y = {self.score[image]:.6g}, c·x + Σ ledger = {self.total[image]:.6g}: they differ by "
-            f"{self.completeness_error[image]:.2e}, {self.relative_error[image]:.1e} of Σ|terms| = {self.magnitude[image]:.4g}"
+            f"{self.completeness_error[image]:.2e}, {self.relative_error[image]:.1e} of "
+            f"Σ|terms| = {self.magnitude[image]:.4g}"
         )

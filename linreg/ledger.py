@@ -27,10 +27,16 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """y = Σ `input` + Σ_k `terms`_k: c ⊙ x (N, *input_shape) and one term for each constant (Eqs. 13, 14)."""
+    """y = c·x + Σ_k terms_k: `weight` c and `x`, both (N, *input_shape), and one term for each constant (Eq. 13)."""
 
-    input: Tensor
+    weight: Tensor
+    x: Tensor
     terms: tuple[Term, ...]
+
+    @property
+    def input(self) -> Tensor:
+        """c ⊙ x: the input's elementwise shares of y (Eq. 5)."""
+        return self.weight * self.x
 
     @property
     def input_share(self) -> Tensor:
@@ -55,7 +61,9 @@ class Ledger:
     def __sub__(self, other: Ledger) -> Ledger:
         """Term by term, of two ledgers of one graph: those of y⁺ are those of P(σ) less those of u."""
         pairs = zip(self.terms, other.terms, strict=True)
-        return Ledger(self.input - other.input, tuple(replace(a, values=a.values - b.values) for a, b in pairs))
+        return Ledger(
+            self.weight - other.weight, self.x, tuple(replace(a, values=a.values - b.values) for a, b in pairs)
+        )
 
     def rows(self, image: int = 0) -> list[tuple[str, str, float]]:
         """(term, kind, share of y) of one image, from the input through every constant in the order of the graph."""

@@ -93,7 +93,7 @@ class Linearization:
 
         seed = cotangent(target, self.output)
         weight = self.graph.pull({self.graph.output: seed}, step)["input"]
-        return Ledger(weight * self.input, tuple(reversed(terms)))
+        return Ledger(weight, self.input, tuple(reversed(terms)))
 
     def certificate(self, target: Target = None) -> Certificate:
         """Whether y = c·x + Σ ledger holds at this input, and to what."""

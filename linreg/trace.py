@@ -22,8 +22,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torc
 def trace(model: nn.Module, example: Tensor, *, fuse: bool = True, output: str | int | None = None) -> OperatorGraph:
     """Capture `model` as a graph of piecewise-linear operators.
 
-    `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, on the same device and of the
-    same dtype. `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where the
+    `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
+    same device. `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where the
     model returns several: a key of its dict or a place in its tuple.
 
     The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of

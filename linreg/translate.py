@@ -42,7 +42,7 @@ def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[st
 
 
 class _Translator:
-    """One pass over the calls. `values` says what each call gives: Data, Known, BATCH, or a Call with several outputs."""
+    """One pass over the calls. `values` says what each gives: Data, Known, BATCH, or a Call with several outputs."""
 
     def __init__(self, program: Program, example: Tensor) -> None:
         self.program = program
@@ -52,7 +52,7 @@ class _Translator:
         self.nodes: dict[str, Node] = {}
         self.origins: dict[str, str] = {}
         outputs = next(n for n in self.calls.nodes if n.op == "output").args[0]
-        self.result: fx.Node = outputs[program.place]  # type: ignore[assignment,index]
+        self.result: fx.Node = outputs[program.place]  # type: ignore[index]
         self.needed = _ancestors(self.result)
         self.batch: Any = None
 
@@ -186,8 +186,8 @@ class _Translator:
         if not sizes or sizes[0] != self.batch or any(not isinstance(s, int) for s in sizes[1:]):
             self._refuse(
                 call,
-                f"its result has shape ({', '.join(map(str, sizes))}), which does not keep the images of a batch apart in "
-                "dimension 0: reshape to (N, …), and reduce over the other dimensions only",
+                f"its result has shape ({', '.join(map(str, sizes))}), which does not keep the images of a batch apart "
+                "in dimension 0: reshape to (N, …), and reduce over the other dimensions only",
                 None,
             )
         return tuple(sizes[1:])

@@ -14,7 +14,7 @@ from linreg.operators.table import Built, Call, Data, Known, rule
 
 @dataclass(frozen=True, eq=False)
 class Sum(Affine):
-    """z = Σ_k a_k x_k + β: a residual connection where k > 1 (Sec. 3.4). `shapes` are the inputs', `shape` that of z."""
+    """z = Σ_k a_k x_k + β: a residual sum where K > 1 (Sec. 3.4). `shapes` are the inputs', `shape` that of z."""
 
     coefficients: tuple[float, ...]
     shapes: tuple[Shape, ...]

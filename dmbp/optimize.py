@@ -1,0 +1,136 @@
+"""Learning the masks: the objective (Eq. 10), its ablations (Table 1), and gradient descent on logits (Algorithm 1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dmbp.errors import DmbpError
+from dmbp.functions import MaskedNetwork, masked_scores
+from dmbp.masks import Masks, Sites, check_masks, find_sites, initial_logits, masked
+from linreg import Linearization
+from linreg.target import Target, cotangent
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Callback = Callable[[int, Mapping[str, Tensor]], None]
+
+
+def loss_all(y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """y⁻ − y⁺ + |y~| (Eq. 10), which equals max(y − 2 y⁺, 2 y⁻ − y): one of the two passes has no gradient."""
+    return negative - positive + (y - positive - negative).abs()
+
+
+def loss_both(y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """y⁻ − y⁺ (DMBP⁺,⁻ of Table 1)."""
+    return negative - positive
+
+
+def loss_positive(y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """−y⁺ (DMBP⁺ of Table 1)."""
+    return -positive
+
+
+LOSSES: dict[str, Loss] = {"all": loss_all, "+-": loss_both, "+": loss_positive}
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What the optimisation reached: `masks` and the `initial` ones of B.1, {site: (N, *shape)}.
+
+    `history` holds "positive", "negative" and "nuisance", each (iterations, N): the split before each update.
+    """
+
+    masks: dict[str, Tensor]
+    initial: dict[str, Tensor]
+    history: dict[str, Tensor]
+    iterations: int
+    interrupted: bool
+    seconds: float
+
+
+def learn_masks(
+    lin: Linearization,
+    target: Target = None,
+    *,
+    iterations: int = 200,
+    loss: str = "all",
+    sites: Sites = "gates",
+    unmasked: str = "nuisance",
+    lr: float = 0.01,
+    start: Masks | None = None,
+    progress: bool = True,
+    callback: Callback | None = None,
+) -> Learned:
+    """Algorithm 1, lines 1 to 12: RMSprop (PyTorch's defaults) on logits θ, σ = sigmoid(θ), from B.1 or from `start`.
+
+    The images of a batch are independent problems: their losses are summed. `callback` is called before each update
+    with the iteration and the split {"y", "positive", "negative", "nuisance"}, each (N,). Ctrl-C ends the loop and keeps
+    what was reached.
+    """
+    names = _check(lin, iterations, loss, sites, lr, start)
+    seed = cotangent(target, lin.output)
+    logits = start_logits(lin, names, target, start)
+    initial = {name: theta.sigmoid() for name, theta in logits.items()}
+    if loss == "none":  # Eq. 5: nothing is masked
+        ones = {name: torch.ones_like(mask) for name, mask in initial.items()}
+        return Learned(ones, ones, _history([]), 0, False, 0.0)
+    began = time.perf_counter()
+    network = MaskedNetwork.of(lin, names, seed)
+    y = lin.score(target)
+    aside = masked(lin, {n: m.new_zeros(()) for n, m in initial.items()}).score(target) if unmasked == "nuisance" else 0
+    parameters = [theta.requires_grad_() for theta in logits.values()]
+    optimizer = torch.optim.RMSprop(parameters, lr=lr)
+    steps: list[dict[str, Tensor]] = []
+    interrupted = False
+    bar = tqdm(range(iterations), desc="learning masks", disable=None if progress else True, leave=False)
+    try:
+        for iteration in bar:
+            plus, minus = masked_scores(network, logits)
+            plus, minus = plus - aside, minus - aside
+            split = {"positive": plus.detach(), "negative": minus.detach(), "nuisance": (y - plus - minus).detach()}
+            if callback is not None:
+                callback(iteration, {"y": y, **split})
+            optimizer.zero_grad()
+            LOSSES[loss](y, plus, minus).sum().backward()
+            optimizer.step()
+            steps.append(split)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        bar.close()
+    masks = {name: theta.detach().sigmoid() for name, theta in logits.items()}
+    return Learned(masks, initial, _history(steps), len(steps), interrupted, time.perf_counter() - began)
+
+
+def start_logits(lin: Linearization, sites: tuple[str, ...], target: Target, start: Masks | None) -> dict[str, Tensor]:
+    """θ of B.1, or of given masks: logit(σ), held within ±12 so that a mask of exactly 0 or 1 can still move."""
+    if start is None:
+        return initial_logits(lin, sites, target)
+    return {site: start[site].detach().logit().clamp(-12, 12) for site in sites}
+
+
+def _check(
+    lin: Linearization, iterations: int, loss: str, sites: Sites, lr: float, start: Masks | None
+) -> tuple[str, ...]:
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+        raise DmbpError(f"iterations must be a whole number of at least 0, not {iterations!r}")
+    if loss not in (*LOSSES, "none"):
+        raise DmbpError(f"loss must be one of {', '.join(map(repr, (*LOSSES, 'none')))}, not {loss!r}")
+    if not 0 < lr < float("inf"):
+        raise DmbpError(f"the learning rate must be a positive number, not {lr!r}")
+    names = find_sites(lin.graph, sites)
+    if start is not None:
+        check_masks(lin, start)
+        if set(start) != set(names):
+            raise DmbpError("the masks to start from must be those of the sites: " + ", ".join(names))
+    return names
+
+
+def _history(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    parts = ("positive", "negative", "nuisance")
+    return {part: torch.stack([s[part] for s in steps]) if steps else torch.empty(0) for part in parts}

@@ -1,0 +1,137 @@
+"""The picture of an explanation, in the style of the paper's Figures 1, 2 and 6."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dmbp.errors import DmbpError
+
+if TYPE_CHECKING:
+    from dmbp.explain import Result
+
+BLUE, RED, GREY = "#2166ac", "#b2182b", "#767676"
+# Blue and red are told apart by colour-blind eyes too; unlike matplotlib's own maps, the middle is white to the bit.
+DIVERGING = LinearSegmentedColormap.from_list("blue_white_red", [BLUE, "#92c5de", "#ffffff", "#f4a582", RED], N=257)
+PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
+
+
+def draw_explanation(
+    result: Result, image: int = 0, picture: np.ndarray | None = None, title: str = "", score: str = "y"
+) -> Figure:
+    """One image of a result: picture, mappings ∇⁺ and ∇⁻, attributions ∇⁺⊙x, ∇⁻⊙x and their sum, y's by iteration.
+
+    `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to its own range. Attributions are
+    summed over the channels, on one scale, white at exactly zero; units are those of the score. Raises DmbpError
+    where the input is no picture (C, H, W) with one or three channels.
+    """
+    x = result.input[image]
+    if x.dim() != 3 or x.shape[0] not in (1, 3):
+        raise DmbpError(
+            f"only pictures (1 or 3, H, W) can be drawn; the input has shape {tuple(x.shape)}: see arrays()"
+        )
+    figure = Figure(figsize=(13.2, 7.0), layout="constrained")
+    grid = figure.add_gridspec(3, 4, width_ratios=(1, 1, 1, 1.4), height_ratios=(1, 1, 0.045))
+    above = [figure.add_subplot(grid[0, column]) for column in range(4)]
+    below = [figure.add_subplot(grid[1, column]) for column in range(4)]
+    if title:
+        figure.suptitle(title, fontsize=15)
+    _picture(above[0], _scaled(x) if picture is None else picture)
+    _mappings(above[1:3], result, image)
+    _attributions(below[:3], figure.add_subplot(grid[2, :3]), result, image)
+    _history(above[3], result, image, score)
+    _shares(below[3], result, image, score)
+    return figure
+
+
+def _picture(ax: Axes, picture: np.ndarray) -> None:
+    ax.imshow(picture, interpolation="nearest")
+    _frame(ax, "image x")
+
+
+def _mappings(axes: list[Axes], result: Result, image: int) -> None:
+    """∇⁺ and ∇⁻ on one scale: in colour around mid-grey for RGB, blue–white–red for one channel."""
+    parts = [result.split.ledger(part).weight[image].numpy(force=True) for part in ("positive", "negative")]
+    limit = _limit(np.stack(parts))
+    for ax, part, name in zip(axes, parts, ("positive mapping ∇⁺", "negative mapping ∇⁻"), strict=True):
+        if len(part) == 3:
+            ax.imshow(np.clip(0.5 + 0.5 * part / limit, 0, 1).transpose(1, 2, 0), interpolation="nearest")
+        else:
+            ax.imshow(part[0], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+        _frame(ax, name)
+
+
+def _attributions(axes: list[Axes], scale: Axes, result: Result, image: int) -> None:
+    maps = {"positive ∇⁺ ⊙ x": result.positive, "negative ∇⁻ ⊙ x": result.negative, "attribution a": result.attribution}
+    pixels = [pixel_map(value)[image].numpy(force=True) for value in maps.values()]
+    limit = _limit(np.stack(pixels))
+    for ax, name, values in zip(axes, maps, pixels, strict=True):
+        drawn = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+        _frame(ax, name)
+    bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
+    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[f"{v * limit:.2g}" for v in (-1, -0.5, 0, 0.5, 1)])
+    bar.set_label("share of the score per pixel (red for, blue against, white none)", fontsize=10)
+    bar.ax.tick_params(labelsize=9)
+
+
+def pixel_map(attribution: Tensor) -> Tensor:
+    """Σ over channels of a map (N, C, H, W): (N, H, W). The absolute value is never taken before the sum."""
+    return attribution.sum(1)
+
+
+def _history(ax: Axes, result: Result, image: int, score: str) -> None:
+    lines = {"positive": (f"{score}⁺", RED), "negative": (f"{score}⁻", BLUE), "nuisance": (f"{score}~", GREY)}
+    for part, (name, colour) in lines.items():
+        values = result.history[part][:, image].numpy(force=True)
+        ax.plot(values, color=colour, lw=2, label=name, marker="o" if len(values) == 1 else None)
+    ax.axhline(result.split.y[image].item(), color="black", lw=1.2, ls="--", label=score)
+    ax.set_xlabel("iteration")
+    ax.legend(ncols=4, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
+    ax.margins(x=0.01)
+    _despine(ax)
+
+
+def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
+    """How much of y⁺, y⁻ and y~ comes from the input and how much from biases."""
+    parts, names = ("positive", "negative", "nuisance"), (f"{score}⁺", f"{score}⁻", f"{score}~")
+    ledgers = [result.split.ledger(part) for part in parts]
+    inputs = [ledger.input_share[image].item() for ledger in ledgers]
+    biases = [ledger.bias_share[image].item() for ledger in ledgers]
+    places = np.arange(len(parts))
+    ax.bar(places - 0.19, inputs, 0.36, color="#5aae61", label="from the input")
+    ax.bar(places + 0.19, biases, 0.36, color="#9970ab", label="from bias terms")
+    ax.axhline(0, color="black", lw=0.8)
+    totals = [getattr(result.split, part)[image].item() for part in parts]
+    ax.set_xticks(places, [f"{n} = {t:.4g}" for n, t in zip(names, totals, strict=True)])
+    ax.legend(ncols=2, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
+    _despine(ax)
+
+
+def _limit(values: np.ndarray) -> float:
+    """The scale of a map: a high percentile of its non-zero absolute values."""
+    absolute = np.abs(values[values != 0])
+    return float(np.percentile(absolute, PERCENTILE)) if absolute.size else 1.0
+
+
+def _scaled(x: Tensor) -> np.ndarray:
+    low, high = x.min(), x.max()
+    unit = (x - low) / (high - low).clamp_min(1e-12)
+    return unit.expand(3, -1, -1).permute(1, 2, 0).numpy(force=True)
+
+
+def _frame(ax: Axes, title: str) -> None:
+    ax.set_title(title, fontsize=11)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_color("#bbbbbb")
+
+
+def _despine(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
