@@ -119,7 +119,7 @@ def run_inspect(options: argparse.Namespace) -> None:
         ledger, certificate = lin.ledger(target), lin.certificate(target)
         label = question.model.label(target)
         if not options.json:
-            print(f"\nledger of {label} ({target})\n\n{ledger.summary()}\n\ncertificate: {certificate.summary()}")
+            print(f"\nledger of {_named(label, target)}\n\n{ledger.summary()}\n\ncertificate: {certificate.summary()}")
         terms = [{"term": term, "kind": kind, "share": share} for term, kind, share in ledger.rows()]
         summary["targets"].append(
             {
@@ -176,7 +176,7 @@ def _report(question: Question, target: int, result: Result, folder: Path) -> di
     model, split = question.model, result.split
     label = model.label(target)
     stem = "-".join(_slug(part) for part in (question.name, model.name, label))
-    title = f"{label} ({target}), {model.name}"
+    title = f"{_named(label, target)}, {model.name}"
     figure = result.plot(picture=model.preprocess.picture(question.x), title=title)
     arrays = result.save(folder / f"{stem}.npz")
     picture, partial = folder / f"{stem}.png", folder / f"{stem}.partial.png"
@@ -203,7 +203,7 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
         for name, ledger in ledgers.items()
     ]
     lines = [
-        f"{report['label']} ({target}), {report['model']} at {question.name}: {report['iterations']} iterations in "
+        f"{_named(report['label'], target)}, {report['model']} at {question.name}: {report['iterations']} iterations in "
         f"{report['seconds']:.1f} s",
         "",
         table(rows, ("", "score", "from the input", "from bias terms"), right=(1, 2, 3)),
@@ -215,6 +215,11 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
         "",
     ]
     return "\n".join(lines)
+
+
+def _named(label: str, target: int) -> str:
+    """A class with its id, where the name does not tell it already."""
+    return label if str(target) in label.split() else f"{label} ({target})"
 
 
 def _slug(text: str) -> str:
@@ -237,3 +242,7 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not {text!r}")
     return int(text)
+
+
+if __name__ == "__main__":
+    main()

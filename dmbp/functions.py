@@ -77,7 +77,7 @@ class MaskedNetwork:
     def backward(
         self, cotangent: Tensor, positive: Tensor, logits: Mapping[str, Tensor], values: Mapping[str, Pair]
     ) -> dict[str, Tensor]:
-        """∂/∂θ of Σ_n cotangent_n · (P(σ)_n if `positive`_n, else P(1 − σ)_n): one sweep, each image in its own pass."""
+        """∂/∂θ of Σ_n cotangent_n · (P(σ)_n if positive_n else P(1 − σ)_n): one sweep, each image in its own pass."""
         grads: dict[str, Tensor] = {}
         agree = bool(positive.all()) or not bool(positive.any())
 

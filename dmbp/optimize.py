@@ -69,20 +69,20 @@ def learn_masks(
     """Algorithm 1, lines 1 to 12: RMSprop (PyTorch's defaults) on logits θ, σ = sigmoid(θ), from B.1 or from `start`.
 
     The images of a batch are independent problems: their losses are summed. `callback` is called before each update
-    with the iteration and the split {"y", "positive", "negative", "nuisance"}, each (N,). Ctrl-C ends the loop and keeps
-    what was reached.
+    with the iteration and the split {"y", "positive", "negative", "nuisance"}, each (N,). Ctrl-C ends the loop and
+    keeps what was reached.
     """
     names = _check(lin, iterations, loss, sites, lr, start)
     seed = cotangent(target, lin.output)
-    logits = start_logits(lin, names, target, start)
-    initial = {name: theta.sigmoid() for name, theta in logits.items()}
     if loss == "none":  # Eq. 5: nothing is masked
-        ones = {name: torch.ones_like(mask) for name, mask in initial.items()}
+        ones = {name: lin.input.new_ones(lin.input.shape[0], *lin.graph.shape(name)) for name in names}
         return Learned(ones, ones, _history([]), 0, False, 0.0)
     began = time.perf_counter()
+    logits = start_logits(lin, names, target, start)
+    first = None if start else {name: theta.to(torch.int8) for name, theta in logits.items()}  # B.1: −2, 0 or 2
     network = MaskedNetwork.of(lin, names, seed)
     y = lin.score(target)
-    aside = masked(lin, {n: m.new_zeros(()) for n, m in initial.items()}).score(target) if unmasked == "nuisance" else 0
+    aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
     parameters = [theta.requires_grad_() for theta in logits.values()]
     optimizer = torch.optim.RMSprop(parameters, lr=lr)
     steps: list[dict[str, Tensor]] = []
@@ -95,15 +95,16 @@ def learn_masks(
             split = {"positive": plus.detach(), "negative": minus.detach(), "nuisance": (y - plus - minus).detach()}
             if callback is not None:
                 callback(iteration, {"y": y, **split})
-            optimizer.zero_grad()
             LOSSES[loss](y, plus, minus).sum().backward()
             optimizer.step()
+            optimizer.zero_grad()  # now: the next forward needs the memory
             steps.append(split)
     except KeyboardInterrupt:
         interrupted = True
     finally:
         bar.close()
     masks = {name: theta.detach().sigmoid() for name, theta in logits.items()}
+    initial = {n: t.to(y.dtype).sigmoid() for n, t in first.items()} if first else {n: start[n] for n in names}
     return Learned(masks, initial, _history(steps), len(steps), interrupted, time.perf_counter() - began)
 
 

@@ -74,7 +74,7 @@ def _attributions(axes: list[Axes], scale: Axes, result: Result, image: int) -> 
         drawn = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         _frame(ax, name)
     bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
-    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[f"{v * limit:.2g}" for v in (-1, -0.5, 0, 0.5, 1)])
+    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[_number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
     bar.set_label("share of the score per pixel (red for, blue against, white none)", fontsize=10)
     bar.ax.tick_params(labelsize=9)
 
@@ -107,9 +107,14 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     ax.bar(places + 0.19, biases, 0.36, color="#9970ab", label="from bias terms")
     ax.axhline(0, color="black", lw=0.8)
     totals = [getattr(result.split, part)[image].item() for part in parts]
-    ax.set_xticks(places, [f"{n} = {t:.4g}" for n, t in zip(names, totals, strict=True)])
+    ax.set_xticks(places, [f"{n} = {_number(t)}" for n, t in zip(names, totals, strict=True)])
     ax.legend(ncols=2, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     _despine(ax)
+
+
+def _number(value: float) -> str:
+    """Three figures, with a minus sign that is one."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 def _limit(values: np.ndarray) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-SMOOTH = (
-    "it is smooth, not piecewise linear: no finite linear region holds it exactly; use a piecewise-linear unit instead"
-)
+SMOOTH = "it is smooth, not piecewise linear: no linear region holds it exactly; use a piecewise-linear unit instead"
 ATTENTION = "it normalises by its own data, which is not piecewise linear: explain the network up to its input instead"
 NORM = "it divides by statistics of its own data, which is not piecewise linear: use batch norm with running statistics"
 PRODUCT = "it multiplies data by data, which is not piecewise linear"
@@ -13,8 +11,8 @@ DATA_INDEX = "it chooses elements by the values of its data"
 
 REASONS = {
     **dict.fromkeys(
-        ("sigmoid", "tanh", "silu", "gelu", "hardswish", "softplus", "elu", "selu", "celu", "mish", "exp", "log", "sqrt",
-         "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square", "hardsigmoid"),
+        ("sigmoid", "tanh", "silu", "gelu", "hardswish", "softplus", "elu", "selu", "celu", "mish", "exp", "log",
+         "sqrt", "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square", "hardsigmoid"),
         SMOOTH,
     ),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention"), ATTENTION),

@@ -52,7 +52,7 @@ class _Translator:
         self.nodes: dict[str, Node] = {}
         self.origins: dict[str, str] = {}
         outputs = next(n for n in self.calls.nodes if n.op == "output").args[0]
-        self.result: fx.Node = outputs[program.place]  # type: ignore[index]
+        self.result: fx.Node = outputs[program.place]
         self.needed = _ancestors(self.result)
         self.batch: Any = None
 

@@ -24,7 +24,7 @@ class ReLU(Gate):
     kind = "relu"
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
-        return Diagonal(inputs[0] > 0)
+        return Diagonal((inputs[0] > 0).to(inputs[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Clamp(Gate):
         if self.high is not None:
             inside = inside & (z < self.high)
         offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
-        return Diagonal(inside, offset)
+        return Diagonal(inside.to(z), offset)
 
 
 def _bound(argument: Known | float | None) -> Bound | None:

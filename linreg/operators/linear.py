@@ -71,8 +71,7 @@ class Convolution(Affine):
         return self._convolve(inputs[0], None)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
-        # Only the size of x enters: one number, expanded, stands for it.
-        x = grad.new_empty(1).expand(grad.shape[0], *self.shape)
+        x = grad.new_empty(grad.shape[0], *self.shape)  # only its size enters; it is never read
         result, _, _ = torch.ops.aten.convolution_backward(
             grad, x, self.weight, None, self.stride, self.padding, self.dilation,
             self.transposed, self.output_padding, self.groups, [True, False, False],
