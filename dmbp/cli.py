@@ -203,8 +203,8 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
         for name, ledger in ledgers.items()
     ]
     lines = [
-        f"{_named(report['label'], target)}, {report['model']} at {question.name}: {report['iterations']} iterations in "
-        f"{report['seconds']:.1f} s",
+        f"{_named(report['label'], target)}, {report['model']} at {question.name}: "
+        f"{report['iterations']} iterations in {report['seconds']:.1f} s",
         "",
         table(rows, ("", "score", "from the input", "from bias terms"), right=(1, 2, 3)),
         "",

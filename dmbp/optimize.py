@@ -79,7 +79,8 @@ def learn_masks(
         return Learned(ones, ones, _history([]), 0, False, 0.0)
     began = time.perf_counter()
     logits = start_logits(lin, names, target, start)
-    first = None if start else {name: theta.to(torch.int8) for name, theta in logits.items()}  # B.1: −2, 0 or 2
+    # B.1's logits are −2, 0 or 2: kept in a byte each until the end.
+    first = {} if start else {name: theta.to(torch.int8) for name, theta in logits.items()}
     network = MaskedNetwork.of(lin, names, seed)
     y = lin.score(target)
     aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
@@ -104,7 +105,7 @@ def learn_masks(
     finally:
         bar.close()
     masks = {name: theta.detach().sigmoid() for name, theta in logits.items()}
-    initial = {n: t.to(y.dtype).sigmoid() for n, t in first.items()} if first else {n: start[n] for n in names}
+    initial = dict(start) if start else {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
     return Learned(masks, initial, _history(steps), len(steps), interrupted, time.perf_counter() - began)
 
 

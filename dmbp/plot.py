@@ -89,7 +89,13 @@ def _history(ax: Axes, result: Result, image: int, score: str) -> None:
     for part, (name, colour) in lines.items():
         values = result.history[part][:, image].numpy(force=True)
         ax.plot(values, color=colour, lw=2, label=name, marker="o" if len(values) == 1 else None)
-    ax.axhline(result.split.y[image].item(), color="black", lw=1.2, ls="--", label=score)
+    ax.axhline(
+        result.split.y[image].item(),
+        color="black",
+        lw=1.2,
+        ls="--",
+        label=f"{score} = {_number(result.split.y[image].item())}",
+    )
     ax.set_xlabel("iteration")
     ax.legend(ncols=4, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     ax.margins(x=0.01)
@@ -113,8 +119,8 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
 
 
 def _number(value: float) -> str:
-    """Three figures, with a minus sign that is one."""
-    return f"{value:.3g}".replace("-", "−")
+    """Three figures, or all before the point, with a minus sign that is one."""
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
 def _limit(values: np.ndarray) -> float:

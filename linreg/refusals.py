@@ -12,7 +12,8 @@ DATA_INDEX = "it chooses elements by the values of its data"
 REASONS = {
     **dict.fromkeys(
         ("sigmoid", "tanh", "silu", "gelu", "hardswish", "softplus", "elu", "selu", "celu", "mish", "exp", "log",
-         "sqrt", "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square", "hardsigmoid"),
+         "sqrt", "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square",
+         "hardsigmoid"),
         SMOOTH,
     ),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention"), ATTENTION),

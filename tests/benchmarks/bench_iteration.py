@@ -1,7 +1,8 @@
 """What one iteration costs: time against two plain forwards and one input-backward, memory against one of each.
 
-`make bench`, or `python tests/benchmarks/bench_iteration.py [MODEL[:BATCH] …]`. Ratios are of medians, taken in turn within
-one process; memory is the peak of the resident set above that of the loaded model (Linux), each in a process of its own.
+`make bench`, or `python tests/benchmarks/bench_iteration.py [MODEL[:BATCH] …]`. Ratios are of medians, taken in turn
+within one process; memory is the peak of the resident set above that of the loaded model (Linux), each in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def report(cases: tuple[str, ...] = CASES) -> str:
         floor, ours = time_ratio(case)
         small, large = memory(case)
         lines.append(
-            f"{case:26}{floor:9.4f}{ours:9.4f}{ours / floor:7.2f}{small:10.1f}{large:9.1f}{large / max(small, 0.1):7.2f}"
+            f"{case:26}{floor:9.4f}{ours:9.4f}{ours / floor:7.2f}"
+            f"{small:10.1f}{large:9.1f}{large / max(small, 0.1):7.2f}"
         )
         print(lines[-1], flush=True)
     return "\n".join(lines)
