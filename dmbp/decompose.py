@@ -11,7 +11,7 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
-from linreg.target import Target, cotangent
+from linreg.target import Target, cotangent, sum_per_image
 
 UNMASKED = ("nuisance", "both")
 PARTS = ("positive", "negative", "nuisance", "unmasked")
@@ -60,7 +60,7 @@ class Split:
     @cached_property
     def error(self) -> Tensor:
         """|y⁺ + y⁻ + y~ − y|, (N,), with y~ not from the difference but from its own recurrence."""
-        mixed = (recurrence(self.lin, self.masks)[2] * cotangent(self.target, self.lin.output)).flatten(1).sum(1)
+        mixed = sum_per_image(recurrence(self.lin, self.masks)[2] * cotangent(self.target, self.lin.output))
         return (self.positive + self.negative + mixed + 2 * self._aside - self.y).abs()
 
     def ledger(self, part: str) -> Ledger:

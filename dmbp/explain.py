@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmbp.decompose import PARTS, UNMASKED, Split, decompose
+from dmbp.decompose import PARTS, Split, decompose
 from dmbp.errors import DmbpError
-from dmbp.masks import Masks, Sites, find_sites
+from dmbp.masks import Masks, Sites
 from dmbp.optimize import Callback, learn_masks
 from linreg import OperatorGraph, trace
-from linreg.target import Target, cotangent
+from linreg.target import Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ class Result:
             ledger = split.ledger(part)
             found |= {part: getattr(split, part), f"{part}_attribution": ledger.input}
             found |= {f"{part}_mapping": ledger.weight, f"{part}_input_share": ledger.input_share}
-            found[f"{part}_ledger"] = torch.stack([term.total for term in ledger.terms] or [split.y * 0])
+            found[f"{part}_ledger"] = torch.stack([split.y, *(term.total for term in ledger.terms)])[1:]
         found |= {f"history_{part}": values for part, values in self.history.items()}
         found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
@@ -87,14 +88,18 @@ class Result:
 
     def save(self, path: str | Path) -> Path:
         """Write `arrays()` to a compressed .npz file, whole or not at all, and return its path."""
-        path = Path(path).with_suffix(".npz")
-        partial = path.with_name(path.stem + ".partial.npz")
+        path = Path(path)
+        path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+        partial = path.with_name(f"{path.stem}.partial.npz")
+        arrays = self.arrays()
         try:
-            np.savez_compressed(partial, **self.arrays())  # type: ignore[arg-type]
+            np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
             return partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
 
 def explain(
@@ -120,19 +125,15 @@ def explain(
     ends the learning and keeps what was reached. Raises LinregError, before the learning starts, for whatever cannot
     be done.
     """
-    if unmasked not in UNMASKED:
-        raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
     graph = model if isinstance(model, OperatorGraph) else trace(model, x)
-    find_sites(graph, sites)
     lin = graph.linearize(x)
-    cotangent(target, lin.output)
     learned = learn_masks(
         lin, target, iterations=iterations, loss=loss, sites=sites, unmasked=unmasked, lr=lr, start=start,
         progress=progress, callback=callback,
     )  # fmt: skip
     split = decompose(lin, learned.masks, target, unmasked)
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
-    history = {part: torch.cat([steps.view(-1, len(x)), last[part][None]]) for part, steps in learned.history.items()}
+    history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
         split, learned.masks, learned.initial, history, loss, learned.iterations, learned.interrupted, learned.seconds
     )

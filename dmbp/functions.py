@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from linreg import Linearization, Node
 from linreg.operators import Affine
+from linreg.target import sum_per_image
 
 Pair = tuple[Tensor, Tensor]
 
@@ -99,7 +100,7 @@ class MaskedNetwork:
         return grads
 
     def _score(self, output: Tensor) -> Tensor:
-        return (output * self.seed).flatten(1).sum(1)
+        return sum_per_image(output * self.seed)
 
 
 def _per_image(v: Tensor, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,9 +63,11 @@ class Masked(Affine):
     mask: Tensor
     kind = "masked"
 
-    @property
-    def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]
-        return tuple(replace(c, value=self.mask * c.value) for c in self.affine.constants)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self.mask * self.affine(*inputs)
+
+    def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
+        return self.affine.shares(self.mask * grad)
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return self.mask * self.affine.linear(*inputs)
@@ -88,6 +90,8 @@ def check_masks(lin: Linearization, masks: Masks) -> None:
         raise DmbpError("no masks given: expected a mapping from names of nodes to tensors in [0, 1]")
     for name, mask in masks.items():
         wanted = (lin.input.shape[0], *lin.graph[name].shape)
+        if not isinstance(mask, Tensor):
+            raise DmbpError(f"the mask of {lin.graph[name]} must be a tensor of shape {wanted}, not {mask!r}")
         if tuple(mask.shape) != wanted:
             raise DmbpError(f"the mask of {lin.graph[name]} must have shape {wanted}, not {tuple(mask.shape)}")
         if mask.dtype != lin.graph.dtype or mask.device != lin.graph.device:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dmbp.decompose import UNMASKED
 from dmbp.errors import DmbpError
 from dmbp.functions import MaskedNetwork, masked_scores
 from dmbp.masks import Masks, Sites, check_masks, find_sites, initial_logits, masked
@@ -72,17 +73,16 @@ def learn_masks(
     with the iteration and the split {"y", "positive", "negative", "nuisance"}, each (N,). Ctrl-C ends the loop and
     keeps what was reached.
     """
-    names = _check(lin, iterations, loss, sites, lr, start)
-    seed = cotangent(target, lin.output)
+    names = _check(lin, iterations, loss, sites, unmasked, lr, start)
+    seed, y = cotangent(target, lin.output), lin.score(target)
     if loss == "none":  # Eq. 5: nothing is masked
         ones = {name: lin.input.new_ones(lin.input.shape[0], *lin.graph.shape(name)) for name in names}
-        return Learned(ones, ones, _history([]), 0, False, 0.0)
+        return Learned(ones, ones, _history([], y), 0, False, 0.0)
     began = time.perf_counter()
     logits = start_logits(lin, names, target, start)
     # B.1's logits are −2, 0 or 2: kept in a byte each until the end.
     first = {} if start else {name: theta.to(torch.int8) for name, theta in logits.items()}
     network = MaskedNetwork.of(lin, names, seed)
-    y = lin.score(target)
     aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
     parameters = [theta.requires_grad_() for theta in logits.values()]
     optimizer = torch.optim.RMSprop(parameters, lr=lr)
@@ -106,7 +106,7 @@ def learn_masks(
         bar.close()
     masks = {name: theta.detach().sigmoid() for name, theta in logits.items()}
     initial = dict(start) if start else {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
-    return Learned(masks, initial, _history(steps), len(steps), interrupted, time.perf_counter() - began)
+    return Learned(masks, initial, _history(steps, y), len(steps), interrupted, time.perf_counter() - began)
 
 
 def start_logits(lin: Linearization, sites: tuple[str, ...], target: Target, start: Masks | None) -> dict[str, Tensor]:
@@ -117,12 +117,14 @@ def start_logits(lin: Linearization, sites: tuple[str, ...], target: Target, sta
 
 
 def _check(
-    lin: Linearization, iterations: int, loss: str, sites: Sites, lr: float, start: Masks | None
+    lin: Linearization, iterations: int, loss: str, sites: Sites, unmasked: str, lr: float, start: Masks | None
 ) -> tuple[str, ...]:
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise DmbpError(f"iterations must be a whole number of at least 0, not {iterations!r}")
     if loss not in (*LOSSES, "none"):
         raise DmbpError(f"loss must be one of {', '.join(map(repr, (*LOSSES, 'none')))}, not {loss!r}")
+    if unmasked not in UNMASKED:
+        raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
     if not 0 < lr < float("inf"):
         raise DmbpError(f"the learning rate must be a positive number, not {lr!r}")
     names = find_sites(lin.graph, sites)
@@ -133,6 +135,6 @@ def _check(
     return names
 
 
-def _history(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _history(steps: list[dict[str, Tensor]], y: Tensor) -> dict[str, Tensor]:
     parts = ("positive", "negative", "nuisance")
-    return {part: torch.stack([s[part] for s in steps]) if steps else torch.empty(0) for part in parts}
+    return {part: torch.stack([s[part] for s in steps]) if steps else y.new_empty(0, len(y)) for part in parts}

@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from linreg.summary import table
+from linreg.target import sum_per_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Term:
     @property
     def total(self) -> Tensor:
         """The constant's share of y, (N,)."""
-        return self.values.flatten(1).sum(1)
+        return sum_per_image(self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Ledger:
     @property
     def input_share(self) -> Tensor:
         """c·x, (N,)."""
-        return self.input.flatten(1).sum(1)
+        return sum_per_image(self.input)
 
     @property
     def bias_share(self) -> Tensor:
@@ -56,7 +57,8 @@ class Ledger:
     @cached_property
     def magnitude(self) -> Tensor:
         """Σ|terms|, (N,): the scale of the rounding errors in `total`."""
-        return sum((t.values.flatten(1).abs().sum(1) for t in self.terms), self.input.flatten(1).abs().sum(1))
+        inputs = sum_per_image(self.input.abs())
+        return sum((sum_per_image(term.values.abs()) for term in self.terms), inputs)
 
     def __sub__(self, other: Ledger) -> Ledger:
         """Term by term, of two ledgers of one graph: those of y⁺ are those of P(σ) less those of u."""

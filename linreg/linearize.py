@@ -14,7 +14,7 @@ from linreg.errors import LinregError
 from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
 from linreg.summary import table
-from linreg.target import Target, cotangent
+from linreg.target import Target, cotangent, sum_per_image
 
 if TYPE_CHECKING:
     from linreg.graph import Node, OperatorGraph
@@ -67,7 +67,7 @@ class Linearization:
 
     def score(self, target: Target = None) -> Tensor:
         """y of each image, (N,): the output weighted by `target` (w of Eq. 1)."""
-        return (self.output * cotangent(target, self.output)).flatten(1).sum(1)
+        return sum_per_image(self.output * cotangent(target, self.output))
 
     def weight(self, target: Target = None) -> Tensor:
         """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5)."""
@@ -81,13 +81,8 @@ class Linearization:
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
             terms.extend(
-                Term(
-                    node.name,
-                    constant.name or f"{node.name}.{constant.kind}",
-                    constant.kind,
-                    constant.share(grad),
-                )
-                for constant in reversed(affine.constants)
+                Term(node.name, constant.name or f"{node.name}.{constant.kind}", constant.kind, share)
+                for constant, share in reversed(affine.shares(grad))
             )
             return affine.adjoint(grad)
 

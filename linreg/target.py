@@ -12,6 +12,11 @@ from linreg.errors import LinregError
 Target = int | Sequence[int] | Tensor | None
 
 
+def sum_per_image(values: Tensor) -> Tensor:
+    """Σ over all but the batch: (N, …) to (N,)."""
+    return values.reshape(values.shape[0], -1).sum(1)
+
+
 def cotangent(target: Target, output: Tensor) -> Tensor:
     """w, shaped like the output (N, *shape), so that y_n = Σ w_n ⊙ output_n.
 

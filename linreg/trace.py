@@ -33,7 +33,8 @@ def trace(model: nn.Module, example: Tensor, *, fuse: bool = True, output: str |
     check(model, example)
     with evaluation(model), torch.no_grad():
         program, dynamic = export(model, example)
-        expected, place = pick(model(example), output)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a model may write to them
+        expected, place = pick(torch.func.functional_call(model, buffers, (example.clone(),)), output)
         graph, origins = translate(Program(program, place, dynamic), example)
     if fuse:
         graph = fuse_batch_norm(graph)
@@ -50,8 +51,6 @@ def check(model: nn.Module, example: Tensor) -> None:
         raise LinregError(
             f"the example must be a floating-point tensor with a batch dimension first, (N, …), not {came}"
         )
-    if example.shape[0] == 0 or not example.isfinite().all():
-        raise LinregError("the example must hold at least one input, and finite numbers only")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if not tensor.is_floating_point():
             continue
@@ -62,6 +61,8 @@ def check(model: nn.Module, example: Tensor) -> None:
             )
         if not tensor.isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
+    if example.shape[0] == 0 or not example.isfinite().all():
+        raise LinregError("the example must hold at least one input, and finite numbers only")
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def export(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, bool]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the exporter's own deprecations, which are not the user's
-                program = torch.export.export(model, (inputs,), dynamic_shapes=shapes, strict=False)
+                program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
                 return program.run_decompositions({}), dynamic
         except Exception as error:
             failures.append(error)
@@ -108,8 +109,8 @@ def compare(
         if not expected.isfinite().all():
             raise LinregError("the model's own output on the example is not finite")
         if _close(graph(example), expected):
-            return
-        reference = _Recorder(program.module()).values(example) if graph.batch or len(example) > 1 else {}
+            return _compare_alone(graph, example)
+        reference = _Recorder(program.module()).values(example.clone()) if graph.batch or len(example) > 1 else {}
         for node, value in _values(graph, example):
             origin = reference.get(origins.get(node, ""))
             if origin is not None and not _close(value, origin):
@@ -117,6 +118,14 @@ def compare(
                     f"the graph differs from the model, first at {graph[node]}: please report this network"
                 )
     raise LinregError("the graph does not reproduce the model's output: please report this network")
+
+
+def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
+    """Raise LinregError where an image's output depends on another image: rotating the batch must rotate the output."""
+    if graph.batch is None and len(example) == 1:
+        example = torch.cat([example, example / 2])
+    if not _close(graph(example.roll(1, 0)), graph(example).roll(1, 0)):
+        raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
 
 
 def _close(value: Tensor, expected: Tensor) -> bool:

@@ -16,12 +16,18 @@ from torch.export.graph_signature import InputKind
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators import BATCH, Call, Data, Known, rule_for
+from linreg.operators.table import operator_name
 from linreg.refusals import way_out
 
 IDENTITIES = {
     "clone", "alias", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "dropout", "_to_copy", "to",
     "feature_dropout", "alpha_dropout", "native_dropout", "type_as",
 }  # fmt: skip
+SIZED = {
+    "expand": "size",
+    "repeat": "repeats",
+    **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_full"), "size"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,9 @@ class _Translator:
         self.values: dict[fx.Node, Any] = {}
         self.nodes: dict[str, Node] = {}
         self.origins: dict[str, str] = {}
-        outputs = next(n for n in self.calls.nodes if n.op == "output").args[0]
-        self.result: fx.Node = outputs[program.place]
+        # The user's outputs: what the program writes back to buffers and inputs comes before them.
+        outputs = program.exported.graph_signature.user_outputs
+        self.result = next(n for n in self.calls.nodes if n.name == outputs[program.place])
         self.needed = _ancestors(self.result)
         self.batch: Any = None
 
@@ -119,7 +126,7 @@ class _Translator:
             return operands.data[0]
         rule = rule_for(operands.target)
         if rule is None:
-            self._refuse(call, way_out(_name_of(operands.target)), operands)
+            self._refuse(call, way_out(operands.name), operands)
         full = Call(operands.target, operands.arguments, shape, operands.like, operands.output)
         try:
             built, inputs = rule(full)
@@ -141,9 +148,8 @@ class _Translator:
     def _fold(self, call: fx.Node, operands: Call) -> Any:
         """A call on constants alone: its value, under the name of its one source if there is just one."""
         sources = {leaf.name for leaf in operands.leaves if isinstance(leaf, Known)} - {""}
-        batched = any(leaf is BATCH for leaf in operands.leaves)
-        if batched:
-            self._refuse(call, "it makes a constant whose size is the number of images", operands)
+        if any(leaf is BATCH for leaf in operands.leaves) and not _one_for_each(operands):
+            self._refuse(call, "it makes a constant from the number of images, other than one for each image", operands)
         value = operands.evaluate()
         return Known(sources.pop() if len(sources) == 1 else "", value)
 
@@ -198,7 +204,7 @@ class _Translator:
         shapes = ", ".join(f"(N, {', '.join(map(str, d.shape))})" for d in operands.data) if operands else ""
         target = operands.target if operands else call.target
         lines = [
-            f"cannot take node '{name}', aten.{_name_of(target)}{f' of {shapes}' if shapes else ''}: {why}",
+            f"cannot take node '{name}', aten.{operator_name(target)}{f' of {shapes}' if shapes else ''}: {why}",
             f"  in module '{module}' ({kind})" if module else f"  in the model's own forward ({kind})" if kind else "",
             f"  at {_source(call)}" if _source(call) else "",
         ]
@@ -240,14 +246,19 @@ def _ancestors(call: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _name_of(target: Any) -> str:
-    return str(target).removeprefix("aten.").partition(".")[0]
+def _one_for_each(operands: Call) -> bool:
+    """Whether a constant is made N times along dimension 0: expand(N, …), zeros(N, …)."""
+    size = operands[SIZED.get(operands.name, "")]
+    rest = [leaf for leaf in operands.leaves if leaf is BATCH]
+    return isinstance(size, list) and size[0] is BATCH and len(rest) == 1
 
 
 def _opname(call: fx.Node) -> str:
     if call.target is operator.getitem:
         return _opname(call.args[0])  # type: ignore[arg-type]
-    return {"_native_batch_norm_legit_no_training": "batch_norm"}.get(_name_of(call.target), _name_of(call.target))
+    return {"_native_batch_norm_legit_no_training": "batch_norm"}.get(
+        operator_name(call.target), operator_name(call.target)
+    )
 
 
 def _stack_key(call: fx.Node) -> str:

@@ -71,6 +71,10 @@ class Affine(Operator):
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         """Aᵀ g: one tensor for each data input."""
 
+    def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
+        """Each β with its share of the score, where `grad` is the score's gradient at z."""
+        return [(constant, constant.share(grad)) for constant in self.constants]
+
     def __call__(self, *inputs: Tensor) -> Tensor:
         """A(x_1, …, x_K) + Σ β."""
         value = self.linear(*inputs)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from linreg.errors import LinregError
 from linreg.operators.base import Diagonal, Operator
-from linreg.operators.table import Built, Call, Known, rule
+from linreg.operators.table import Built, Call, rule
 
 Bound = Tensor | float
 
@@ -58,10 +59,6 @@ class Clamp(Gate):
         return Diagonal(inside.to(z), offset)
 
 
-def _bound(argument: Known | float | None) -> Bound | None:
-    return argument.value if isinstance(argument, Known) else argument
-
-
 @rule("relu")
 def _relu(call: Call) -> Built:
     return ReLU(), (call.one_data("self"),)
@@ -97,7 +94,11 @@ def _hardtanh(call: Call) -> Built:
 
 @rule("clamp", "clamp_min", "clamp_max")
 def _clamp(call: Call) -> Built:
-    low, high = _bound(call["min"]), _bound(call["max"])
-    if high is None and isinstance(low, int | float) and low == 0:
+    if call.one_data("self").shape != call.shape:
+        raise LinregError(
+            f"its bounds broadcast the data to (N, {', '.join(map(str, call.shape))}): expand the data first"
+        )
+    low, high = (None if call[bound] is None else call.tensor(call[bound]) for bound in ("min", "max"))
+    if high is None and low is not None and not low.any():
         return ReLU(), (call.one_data("self"),)
     return Clamp(low, high), (call.one_data("self"),)

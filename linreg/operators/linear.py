@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to
-from linreg.operators.table import Built, Call, Known, rule
+from linreg.operators.table import Built, Call, Data, Known, rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,10 @@ def _addmm(call: Call) -> Built:
 @rule("mm", "matmul", "bmm")
 def _matmul(call: Call) -> Built:
     """x W or W x with W fixed; two data factors are a product and are refused."""
-    (x,) = (call.one_data(name) for name in ("self", "other", "mat2") if call[name] in call.data)
+    place = next(name for name, argument in call.arguments.items() if isinstance(argument, Data))
+    x = call.one_data(place)
+    if place != "self" and len(x.shape) < 2:
+        raise LinregError("it sums over the batch dimension: multiply from the right, x @ W")
     return LinearFunction(call.evaluate, (x.shape,), kind="matmul"), (x,)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,22 +16,22 @@ from linreg.operators.table import Built, Call, as_linear, rule
 class Selection(Affine):
     """z_j = x_{i(j)}: each output is one of the inputs of its own channel.
 
-    `index` (N, C, *out) counts within the flattened positions of x, whose shape is (C, *positions).
+    `index` (N, …, *out) counts within the flattened positions of x, the last `dims` dimensions of its `shape`.
     """
 
     index: Tensor
     shape: Shape
+    dims: int
     kind = "selection"
 
     def linear(self, *inputs: Tensor) -> Tensor:
-        positions = inputs[0].flatten(2)
-        return positions.gather(2, self.index.flatten(2)).view(self.index.shape)
+        positions, index = inputs[0].flatten(-self.dims), self.index.flatten(-self.dims)
+        return positions.gather(-1, index).view(self.index.shape)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
-        channels, *positions = self.shape
-        flat = grad.new_zeros(grad.shape[0], channels, prod(positions))
-        flat.scatter_add_(2, self.index.flatten(2), grad.flatten(2))
-        return (flat.view(grad.shape[0], *self.shape),)
+        result = grad.new_zeros(grad.shape[0], *self.shape)
+        result.flatten(-self.dims).scatter_add_(-1, self.index.flatten(-self.dims), grad.flatten(-self.dims))
+        return (result,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +40,29 @@ class MaxPool(Operator):
 
     pool: Callable[[Tensor], tuple[Tensor, Tensor]]
     shape: Shape
-    kind: str = "max pool"
+    dims: int
+    kind = "max pool"
 
     def freeze(self, *inputs: Tensor) -> Selection:
         _, index = self.pool(inputs[0])
-        return Selection(index, self.shape)
+        return Selection(index, self.shape, self.dims)
 
 
-POOLS = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}
+POOLS = {
+    "max_pool1d": (1, F.max_pool1d_with_indices),
+    "max_pool2d": (2, F.max_pool2d_with_indices),
+    "max_pool2d_with_indices": (2, F.max_pool2d_with_indices),
+    "max_pool3d": (3, F.max_pool3d_with_indices),
+    "max_pool3d_with_indices": (3, F.max_pool3d_with_indices),
+}
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
+@rule(*POOLS)
 def _max_pool(call: Call) -> Built:
     x = call.one_data("self")
-    pool = POOLS[len(x.shape) - 1]
+    dims, pool = POOLS[call.name]
     window = [call[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
-    return MaxPool(lambda z: pool(z, *window), x.shape), (x,)
+    return MaxPool(lambda z: pool(z, *window), x.shape, dims), (x,)
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")

@@ -5,16 +5,16 @@ All are linear, so each is a line of the table; their adjoints come from their o
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators.base import Constant, LinearFunction
-from linreg.operators.table import Built, Call, Data, as_linear, rule
+from linreg.operators.base import Affine, Constant, LinearFunction, Shape
+from linreg.operators.table import Built, Call, Data, Known, as_linear, rule
 
-RESHAPES = ("reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy", "expand")
+RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy")
 MOVES = ("permute", "transpose", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 PIECES = (
     "slice",
@@ -29,16 +29,31 @@ PIECES = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Reshape(Affine):
+    """z = x with other dimensions: from (N, *before) to (N, *after), in the same order."""
+
+    before: Shape
+    after: Shape
+    kind = "reshape"
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].reshape(inputs[0].shape[0], *self.after)
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        return (grad.reshape(grad.shape[0], *self.before),)
+
+
 @rule(*RESHAPES)
 def _reshape(call: Call) -> Built:
-    return as_linear(call, "reshape")
+    """Each by the shapes that it had in the program, so that a batch of one stays a batch under squeeze()."""
+    x = call.one_data("self")
+    return Reshape(x.shape, call.shape), (x,)
 
 
-@rule("view", "_unsafe_view")
-def _view(call: Call) -> Built:
-    """As a reshape: a value of ours need not have the strides that the model's had."""
-    arguments = {"self": call["self"], "shape": call["size"]}
-    return as_linear(replace(call, target=torch.ops.aten.reshape.default, arguments=arguments), "reshape")
+@rule("expand", "repeat")
+def _expand(call: Call) -> Built:
+    return as_linear(call, "expand")
 
 
 @rule(*MOVES)
@@ -53,7 +68,24 @@ def _piece(call: Call) -> Built:
 
 @rule("cat", "concat", "stack")
 def _concatenate(call: Call) -> Built:
-    return as_linear(call, "concat")
+    """[x_1, …, x_K]; fixed parts (a class token) are constants: β holds them, and zeros in the places of the data."""
+    parts = call["tensors"]
+    fixed = [part.value for part in parts if isinstance(part, Known)]
+    if not fixed:
+        return as_linear(call, "concat")
+
+    def joined(values: Sequence[Tensor], scale: float) -> Tensor:
+        images, data = values[0].shape[0], iter(values)
+        known = (
+            part.value.expand(images, *part.value.shape[1:]) * scale if isinstance(part, Known) else None
+            for part in parts
+        )
+        return call.target([next(data) if value is None else value for value in known], call["dim"])
+
+    zeros = [call.like.new_zeros(max(len(value) for value in fixed), *data.shape) for data in call.data]
+    constant = Constant("constant", joined(zeros, 1))
+    shapes = tuple(data.shape for data in call.data)
+    return LinearFunction(lambda *values: joined(values, 0), shapes, (constant,), "concat"), call.data
 
 
 @rule("flip", "roll")

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators.base import Constant, LinearFunction, Operator, Shape
+from linreg.operators.base import LinearFunction, Operator, Shape
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,11 @@ class Call:
         return self.arguments.get(name)
 
     @property
+    def name(self) -> str:
+        """The operator's name without namespace and overload."""
+        return operator_name(self.target)
+
+    @property
     def leaves(self) -> list[Any]:
         """All arguments, lists opened."""
         return list(_leaves(list(self.arguments.values())))
@@ -81,12 +85,14 @@ class Call:
 
     def tensor(self, argument: Known | float) -> Tensor:
         """A fixed argument as a tensor of the call's dtype and device."""
+        if argument is BATCH:
+            raise LinregError("the number of images enters its arithmetic, so the images are not kept apart")
         return argument.value.to(self.like) if isinstance(argument, Known) else self.like.new_tensor(argument)
 
     def evaluate(self, *values: Tensor) -> Any:
         """Run the call with `values` in the place of its data arguments."""
         remaining = iter(values)
-        batch = values[0].shape[0] if values else None
+        batch = values[0].shape[0] if values else 1  # a constant of each image is made once, and broadcasts
 
         def fill(argument: Any) -> Any:
             if isinstance(argument, Data):
@@ -126,27 +132,16 @@ def rule(*targets: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def operator_name(target: Any) -> str:
+    """ "conv2d", of aten.conv2d.default."""
+    return str(target).removeprefix("aten.").partition(".")[0]
+
+
 def rule_for(target: Any) -> Rule | None:
     """The rule of an ATen overload: its own if there is one, else that of its operator."""
-    packet, _, overload = str(target).removeprefix("aten.").partition(".")
-    return RULES.get(f"{packet}.{overload}", RULES.get(packet))
+    return RULES.get(str(target).removeprefix("aten."), RULES.get(operator_name(target)))
 
 
 def as_linear(call: Call, kind: str) -> Built:
-    """The operator of a call that is linear in its data arguments taken together: z = f(x) − f(0) + f(0).
-
-    f(0) is not zero where a fixed tensor stands among the data (a concatenation with a parameter): a constant.
-    """
-    known = [leaf for leaf in call.leaves if isinstance(leaf, Known)]
-    shapes = tuple(data.shape for data in call.data)
-    if not known:
-        return LinearFunction(call.evaluate, shapes, kind=kind), call.data
-    with torch.no_grad():
-        zeros = [known[0].value.new_zeros((1, *shape)) for shape in shapes]
-        shift = call.evaluate(*zeros)
-
-    def linear(*inputs: Tensor) -> Tensor:
-        return call.evaluate(*inputs) - shift
-
-    constants = (Constant("constant", shift),) if shift.any() else ()
-    return LinearFunction(linear, shapes, constants, kind), call.data
+    """The operator of a call that is linear in all its data arguments taken together."""
+    return LinearFunction(call.evaluate, tuple(data.shape for data in call.data), kind=kind), call.data
