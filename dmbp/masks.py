@@ -21,8 +21,9 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     """The nodes whose output is masked, in the order of the graph.
 
     "gates": every elementwise gate, Σ Ŵ (Eq. 16). "blocks": a residual block φ(W h) + h is masked as a whole,
-    Σ (Ŵ + I) — its sum instead of the gates that only feed the sum, unless a gate follows and masks it anyway. A
-    sequence of node names is taken as it is. Raises DmbpError where nothing is left to mask.
+    Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that only feed the sum; but not a sum that
+    only feeds gates, which mask it anyway. A sequence of node names is taken as it is. Raises DmbpError where nothing
+    is left to mask.
     """
     if not isinstance(sites, str):
         wanted = {graph[name].name for name in sites}
@@ -45,11 +46,12 @@ def _masks_gate(graph: OperatorGraph, node: Node) -> bool:
 
 
 def _masks_block(graph: OperatorGraph, node: Node) -> bool:
-    if not (node.is_gate or _is_sum(node)):
-        return False
     readers = graph.consumers(node.name)
-    elsewhere = readers and all(_is_sum(r) or (_is_sum(node) and r.is_gate) for r in readers)
-    return not elsewhere
+    into_sums = bool(readers) and all(_is_sum(reader) for reader in readers)
+    if _is_sum(node):
+        gated = bool(readers) and all(reader.is_gate for reader in readers)
+        return not (into_sums or gated)
+    return node.is_gate and not into_sums
 
 
 SITES = {"gates": _masks_gate, "blocks": _masks_block}

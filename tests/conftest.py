@@ -18,3 +18,6 @@ def _import_torchvision() -> torch.library.Library | None:
 
 
 _TORCHVISION_OPERATORS = _import_torchvision()  # they exist as long as this does
+
+# The nets are tiny: a second thread gains nothing, and costs fifty times as much where the cores are busy.
+torch.set_num_threads(1)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 Masks = Mapping[str, Tensor]
 
@@ -85,15 +84,13 @@ def module_of(net: nn.Module, site: str) -> nn.Module:
 def multiplied(net: nn.Module, masks: Masks) -> Iterator[None]:
     """Inside, whatever gradient arrives at the output of a site goes on as Σ_l ⊙ ∇_{h_l} F. Values stay as they are."""
 
-    def hook(mask: Tensor) -> RemovableHandle:
-        def on_forward(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            output.register_hook(lambda gradient: mask * gradient)
-
-        return module_of(net, site).register_forward_hook(on_forward)
-
     handles = []
     for site, mask in masks.items():
-        handles.append(hook(mask))
+
+        def on_forward(module: nn.Module, args: tuple[Tensor], output: Tensor, mask: Tensor = mask) -> None:
+            output.register_hook(lambda gradient: mask * gradient)
+
+        handles.append(module_of(net, site).register_forward_hook(on_forward))
     yield
     for handle in handles:
         handle.remove()
@@ -143,11 +140,11 @@ def initial_logits(net: nn.Module, x: Tensor, w: Tensor, sites: Sequence[str]) -
 
 @dataclass(frozen=True)
 class Learned:
-    """θ of B.1, σ after the last update, (y⁺, y⁻, y~) before each update, and the map of line 13 with the last masks."""
+    """θ of B.1, (y⁺, y⁻, y~) before each update, σ after the last one, and the map of line 13 with that σ."""
 
     start: dict[str, Tensor]
-    masks: dict[str, Tensor]
     history: list[tuple[float, float, float]]
+    masks: dict[str, Tensor]
     attribution: Tensor
 
 
@@ -161,13 +158,16 @@ def algorithm_1(
     untouched = backward_pass(net, x, w, {site: torch.zeros(()) for site in sites})
     share = 1 if unmasked == "nuisance" else 0
 
+    def sides(sigma: Masks) -> tuple[Pass, Pass]:
+        return backward_pass(net, x, w, sigma), backward_pass(net, x, w, {l: 1 - mask for l, mask in sigma.items()})
+
     theta = {site: value.clone().requires_grad_() for site, value in start.items()}
     optimizer = torch.optim.RMSprop(theta.values(), lr=0.01)
     history = []
     for _ in range(iterations):
-        sigma = {site: torch.sigmoid(value) for site, value in theta.items()}
-        positive = backward_pass(net, x, w, sigma).score - share * untouched.score.detach()
-        negative = backward_pass(net, x, w, {l: 1 - s for l, s in sigma.items()}).score - share * untouched.score.detach()
+        plus, minus = sides({site: torch.sigmoid(value) for site, value in theta.items()})
+        positive = plus.score - share * untouched.score.detach()
+        negative = minus.score - share * untouched.score.detach()
         nuisance = y - positive - negative
         if loss == "all":
             value = negative - positive + nuisance.abs()
@@ -181,6 +181,6 @@ def algorithm_1(
         history.append((positive.item(), negative.item(), nuisance.item()))
 
     masks = {site: torch.sigmoid(value.detach()) for site, value in theta.items()}
-    plus = backward_pass(net, x, w, masks).gradient - share * untouched.gradient
-    minus = backward_pass(net, x, w, {l: 1 - s for l, s in masks.items()}).gradient - share * untouched.gradient
-    return Learned(start, masks, history, ((plus + minus) * x).detach())
+    plus, minus = sides(masks)
+    mapping = (plus.gradient - share * untouched.gradient) + (minus.gradient - share * untouched.gradient)
+    return Learned(start, history, masks, (mapping * x).detach())

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import linreg
 
 Net = tuple[nn.Module, Tensor]
 NETS: dict[str, Callable[[], Net]] = {}
@@ -43,9 +47,9 @@ def randomised(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
+                if module.running_mean is not None and module.running_var is not None:
+                    module.running_mean.normal_(0, 0.3)
+                    module.running_var.uniform_(0.5, 2)
                 if module.affine:
                     gain = 8 if isinstance(module, Wide) else 1
                     module.weight.uniform_(0.5 * gain, 1.5 * gain)
@@ -291,3 +295,30 @@ class Shortcut(nn.Module):
 @net(3, 6, 6)
 def shortcut() -> nn.Module:
     return Shortcut()
+
+
+NORMED = ("conv_bn", "free_bn", "residual_inner", "mobile", "conv1d", "conv3d")
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network, its batch of inputs, and its linearization there."""
+
+    model: nn.Module
+    x: Tensor
+    lin: linreg.Linearization
+
+    @property
+    def graph(self) -> linreg.OperatorGraph:
+        return self.lin.graph
+
+
+def traced(name: str, fuse: bool = True) -> Traced:
+    """A network of NETS, traced once for all the tests that only look at it; only those of NORMED have what to fuse."""
+    return _traced(name, fuse or name not in NORMED)
+
+
+@cache
+def _traced(name: str, fuse: bool) -> Traced:
+    model, x = NETS[name]()
+    return Traced(model, x, linreg.trace(model, x, fuse=fuse).linearize(x))

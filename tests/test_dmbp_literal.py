@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -106,16 +106,10 @@ CASES = {
     "saturating": Case(seeded(saturating, 6), ("1", "3", "5", "7")),
 }  # fmt: skip
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For tensors this small a second thread only costs time, and on a busy machine fifty times as much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
-
-PLACES = [(name, place) for name, case in CASES.items() for place in (("gates", "blocks") if case.blocks else ("gates",))]
+PLACES = [
+    (name, place) for name, case in CASES.items() for place in (("gates", "blocks") if case.blocks else ("gates",))
+]
 OBJECTIVES = [("all", "nuisance"), ("all", "both"), ("+-", "nuisance"), ("+", "nuisance")]
 
 
@@ -175,6 +169,31 @@ def test_b1_equals_the_literal_sweep_exactly(name: str, place: str) -> None:
     for site, expected in stacked(tuple(swept)).items():
         assert torch.equal(ours[site], expected), site
     assert {-2.0, 2.0} <= set(torch.cat([theta.flatten() for theta in ours.values()]).tolist())
+
+
+class Cancelling(nn.Module):
+    """Σ φ(a φ(x)) − φ(b φ(x)), with a and b such that at φ(x) ∇F⁺ is positive and ∇F⁻ cancels to exactly 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        two = torch.tensor(2.0, dtype=torch.float64)
+        self.a, self.b = 1 - torch.sigmoid(-two), 1 - torch.sigmoid(two)
+        self.first, self.left, self.right = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return (self.left(self.a * h) - self.right(self.b * h)).sum(1, keepdim=True)
+
+
+def test_b1_takes_a_gradient_of_zero_for_no_sign() -> None:
+    model, x = Cancelling(), torch.ones(1, 2, dtype=torch.float64)
+    x[0, 1] = -1
+    sites = ("first", "left", "right")
+    ours = dmbp.initial_logits(linreg.trace(model, x).linearize(x), sites)
+    swept = literal.initial_logits(literal.frozen(model, x), x, torch.ones(1, 1, dtype=torch.float64), sites)
+    expected = {"first": [[0.0, 0.0]], "left": [[2.0, 2.0]], "right": [[-2.0, -2.0]]}
+    assert {site: theta.tolist() for site, theta in ours.items()} == expected
+    assert {site: theta.tolist() for site, theta in swept.items()} == expected
 
 
 @pytest.mark.parametrize(("name", "place"), PLACES)
