@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import logging
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,14 +25,19 @@ from dmbp.errors import DmbpError
 from dmbp.explain import Result, explain
 from dmbp.images import read_image
 from dmbp.masks import SITES
-from dmbp.models import Model, load_model
+from dmbp.models import Model, check_spec, load_model
 from dmbp.networks import NETWORKS
 from dmbp.optimize import LOSSES
 from linreg import LinregError, OperatorGraph, trace
 from linreg.summary import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PAIR = "digit-pair"
-PARTS = {"positive": "y⁺", "negative": "y⁻", "nuisance": "y~", "unmasked": "  u, in y~: what no mask touches"}
+DPI = 200  # two pixels for each of a picture of 224×224
+PARTS = {"positive": "y⁺", "negative": "y⁻", "nuisance": "y~", "unmasked": "  u, in {}: what no mask touches"}
+HOLDS_UNMASKED = {"nuisance": "y~", "both": "y⁺ and in y⁻"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +53,31 @@ class Question:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Whatever cannot be done is one message on standard error and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for terminals that have no ⁺
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+        print(end="", flush=True)  # now: at exit it would be too late to say what went wrong
     except LinregError as error:
         print(f"dmbp: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("dmbp: interrupted; nothing was written", file=sys.stderr)
+        print("dmbp: interrupted before the end", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:  # `| head` has read enough
+        _discard_stdout()
+        raise SystemExit(141) from None
+    except OSError as error:
+        _discard_stdout()
+        print(f"dmbp: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _discard_stdout() -> None:
+    """What could not be printed would fail once more when Python flushes at exit."""
+    with suppress(OSError):  # of a standard output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +114,7 @@ def run_explain(options: argparse.Namespace) -> None:
     """`dmbp explain`: one figure and one file of arrays for each target."""
     _check_writable(options.out)
     question = _question(options)
-    reports = []
+    reports: list[dict[str, Any]] = []
     for target in question.targets:
         result = explain(
             question.graph, question.x, target, iterations=options.iterations, loss=options.loss,
@@ -99,10 +124,14 @@ def run_explain(options: argparse.Namespace) -> None:
         if not options.json:
             print(_text(question, target, result, reports[-1]), flush=True)
         if result.interrupted:
-            print(f"dmbp: interrupted after {result.iterations} iterations; kept what was reached", file=sys.stderr)
             break
     if options.json:
-        print(json.dumps(reports[0] if len(question.targets) == 1 else reports, ensure_ascii=False, indent=2))
+        print(json.dumps(reports[0] if len(question.targets) == 1 else reports, indent=2))
+    if result.interrupted:
+        rest = ", ".join(_named(question.model.label(t), t) for t in question.targets[len(reports) :])
+        left = f"; not begun: {rest}" if rest else ""
+        print(f"dmbp: interrupted after {_iterations(result)}; kept what was reached{left}", file=sys.stderr)
+        raise SystemExit(130)
 
 
 def run_inspect(options: argparse.Namespace) -> None:
@@ -128,26 +157,40 @@ def run_inspect(options: argparse.Namespace) -> None:
             }
         )  # fmt: skip
     if options.json:
-        print(json.dumps(summary, ensure_ascii=False, indent=2))
+        print(json.dumps(summary, indent=2))
 
 
 def _question(options: argparse.Namespace) -> Question:
     """Everything that can go wrong before the work starts goes wrong here."""
     device = _device(options.device)
+    check_spec(options.model or "digit-pairs")
     knows_digits = options.model in (None, *NETWORKS)
     if options.image is None and not knows_digits:
         raise DmbpError(f"--model {options.model} needs an IMAGE to explain")
     image = options.image or f"{PAIR}:0"
     pair = re.fullmatch(f"{PAIR}:(.*)", image)
-    model = load_model(options.model or ("digit-pairs" if pair else "efficientnet-lite0"), options.weights)
     pixels, digits = _digit_pair(pair[1]) if pair else (read_image(image), ())
-    x = model.preprocess.tensor(pixels).to(device)
-    graph = trace(model.network.to(device), x)
-    scores = graph(x)
-    if scores.dim() != 2:
-        raise DmbpError(f"{model.name}: expected scores of shape (N, classes), got {tuple(scores.shape)}")
-    asked = tuple(model.index(target) for target in options.target or ())
-    return Question(model, graph, x, asked or (digits if knows_digits else ()) or (int(scores.argmax()),), image)
+    with redirect_stdout(sys.stderr):  # what a user's own code prints is no part of the answer
+        model = load_model(options.model or ("digit-pairs" if pair else "efficientnet-lite0"), options.weights)
+        network = model.network.to(device)
+        x = model.preprocess.tensor(pixels).to(next(network.parameters(), torch.empty(0, device=device)))
+        top = int(model.scores(x).argmax())
+        asked = tuple(dict.fromkeys(model.index(target) for target in options.target or ()))
+    with _quietly():
+        graph = trace(network, x)
+    return Question(model, graph, x, asked or (digits if knows_digits else ()) or (top,), image)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch.export prints and logs on its way to an error, which then says all that is needed."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _digit_pair(number: str) -> tuple[Any, tuple[int, ...]]:
@@ -162,9 +205,9 @@ def _digit_pair(number: str) -> tuple[Any, tuple[int, ...]]:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = re.split(r"\n|\. ", str(error).strip())[0]
         raise DmbpError(
             f"--device {name}: this machine or this build of torch has no such device ({reason})"
         ) from error
@@ -175,13 +218,12 @@ def _report(question: Question, target: int, result: Result, folder: Path) -> di
     """Write figure and arrays of one target; the object that --json prints."""
     model, split = question.model, result.split
     label = model.label(target)
-    stem = "-".join(_slug(part) for part in (question.name, model.name, label))
+    stem = _stem(question, target)
     title = f"{_named(label, target)}, {model.name}"
     figure = result.plot(picture=model.preprocess.picture(question.x), title=title)
+    _make(folder)
     arrays = result.save(folder / f"{stem}.npz")
-    picture, partial = folder / f"{stem}.png", folder / f"{stem}.partial.png"
-    figure.savefig(partial, dpi=110)
-    partial.replace(picture)
+    picture = _save(figure, folder / f"{stem}.png")
     certificate = split.lin.certificate(target)
     scores = {name: getattr(split, name).item() for name in ("y", "positive", "negative", "nuisance", "unmasked")}
     return {
@@ -196,15 +238,16 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
     """What `dmbp explain` prints of one target."""
     split = result.split
     whole = split.lin.ledger(target)
-    ledgers = {"y": whole} | {name: split.ledger(part) for part, name in PARTS.items()}
-    values = {"y": split.y} | {name: getattr(split, part) for part, name in PARTS.items()}
+    parts = {part: name.format(HOLDS_UNMASKED[split.counting]) for part, name in PARTS.items()}
+    ledgers = {"y": whole} | {name: split.ledger(part) for part, name in parts.items()}
+    values = {"y": split.y} | {name: getattr(split, part) for part, name in parts.items()}
     rows = [
         (name, *(f"{v.item():+.5g}" for v in (values[name], ledger.input_share, ledger.bias_share)))
         for name, ledger in ledgers.items()
     ]
     lines = [
         f"{_named(report['label'], target)}, {report['model']} at {question.name}: "
-        f"{report['iterations']} iterations in {report['seconds']:.1f} s",
+        f"{_iterations(result)} in {report['seconds']:.1f} s",
         "",
         table(rows, ("", "score", "from the input", "from bias terms"), right=(1, 2, 3)),
         "",
@@ -222,20 +265,54 @@ def _named(label: str, target: int) -> str:
     return label if str(target) in label.split() else f"{label} ({target})"
 
 
+def _iterations(result: Result) -> str:
+    return f"{result.iterations} iteration{'s' if result.iterations != 1 else ''}"
+
+
+def _stem(question: Question, target: int) -> str:
+    """The files' name: picture and network without folders and endings, the first of the class's names, its id."""
+    files = [re.split(r"[/\\]", name)[-1] for name in (question.name, question.model.name)]
+    label = _slug(question.model.label(target).partition(",")[0])
+    number = "" if label.split("-")[-1] == str(target) else str(target)
+    parts = [*(_slug(re.sub(r"\.(py\b|\w{3,4}$)", "", file)) for file in files), label, number]
+    return "-".join(part for part in parts if part)
+
+
 def _slug(text: str) -> str:
-    """A part of a file name: the first of a label's names, a path without folders and ending, no odd characters."""
-    name = re.split(r"[/\\]", text.partition(",")[0])[-1]
-    return re.sub(r"[^\w+-]+", "-", re.sub(r"\.(py\b|\w{3,4}$)", "", name)).strip("-")
+    """A part of a file name, without odd characters and not too long."""
+    return re.sub(r"[^\w+-]+", "-", text).strip("-")[:60]
 
 
 def _check_writable(folder: Path) -> None:
-    """Fail now rather than after minutes of work."""
+    """Fail now rather than after minutes of work; make nothing yet."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             pass
     except OSError as error:
-        raise DmbpError(f"--out {folder}: cannot write there: {error.strerror or error}") from error
+        raise _unwritable(folder, error) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> DmbpError:
+    return DmbpError(f"--out {folder}: cannot write there: {error.strerror or error}")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Write the figure, whole or not at all, and return its path."""
+    partial = path.with_name(f"{path.stem}.partial.png")
+    try:
+        figure.savefig(partial, dpi=DPI)
+        return partial.replace(path)
+    except OSError as error:
+        raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _count(text: str) -> int:

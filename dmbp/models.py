@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from dmbp.errors import DmbpError
 from dmbp.images import Preprocess
@@ -61,7 +62,7 @@ class Model:
         A label may hold several names, parted by commas. Raises `DmbpError` for an id out of range, and for a
         name that fits several classes or none (near ones are suggested).
         """
-        if re.fullmatch(r"[+-]?\d+", target.strip()):
+        if re.fullmatch(r"[+-]?\d{1,18}", target.strip()):
             return self._in_range(int(target))
         if not self.labels:
             raise DmbpError(f"{self.name} has no class names: give the class id, 0 to {self.classes() - 1}")
@@ -82,19 +83,30 @@ class Model:
         if found:
             fits = [f"{self.label(i)} ({i})" for i in found]
             return f"{self.name}: {target!r} fits several classes: {_first(fits, 5)}; give one in full or its id"
-        return f"{self.name} has no class {target!r}{_near(target, self.labels or ())}"
+        names = [name for label in self.labels or () for name in re.split(r"\s*,\s*", label)]
+        return f"{self.name} has no class {target!r}{_near(target, names)}"
 
-    def _scores(self) -> int:
-        size = (1, self.preprocess.channels, *self.preprocess.size)
-        like = next(self.network.parameters(), torch.empty(0))
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """The network's scores (N, classes) of inputs x (N, C, H, W).
+
+        Raises `DmbpError` for a network that does not map the one to the other.
+        """
         try:
             with torch.no_grad():
-                scores = self.network(like.new_zeros(size))
+                made = self.network(x)
         except Exception as error:  # a user's network may raise anything
-            raise DmbpError(f"{self.name}: the network does not take an input of shape {size}: {error}") from error
-        if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
-            raise DmbpError(f"{self.name}: expected scores of shape (1, classes), got {_kind(scores)}")
-        return scores.shape[1]
+            raise DmbpError(
+                f"{self.name}: the network does not take an input of shape {tuple(x.shape)}: {error}"
+            ) from error
+        leaves = pytree.tree_leaves(made)
+        scores = leaves[0] if len(leaves) == 1 else made
+        if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.numel() == 0:
+            raise DmbpError(f"{self.name}: expected scores of shape ({len(x)}, classes), got {_kind(scores)}")
+        return scores
+
+    def _scores(self) -> int:
+        like = next(self.network.parameters(), torch.empty(0))
+        return self.scores(like.new_zeros(1, self.preprocess.channels, *self.preprocess.size)).shape[1]
 
 
 def load_model(spec: str, weights: str | Path | None = None) -> Model:
@@ -108,12 +120,17 @@ def load_model(spec: str, weights: str | Path | None = None) -> Model:
 
     Raises `DmbpError` for anything else, with near names; for a missing extra; for weights that do not fit.
     """
-    path = None if weights is None else Path(weights)
-    for pattern, load in _LOADERS.items():
-        if match := re.fullmatch(pattern, spec):
-            model = load(match, path)
-            model.network.eval()
-            return model
+    match = check_spec(spec)
+    model = _LOADERS[match.re.pattern](match, None if weights is None else Path(weights))
+    model.network.eval()
+    return model
+
+
+def check_spec(spec: str) -> re.Match[str]:
+    """How `spec` matches one of the kinds of models that `load_model` takes. Raises `DmbpError` where it does not."""
+    matches = (re.fullmatch(pattern, spec) for pattern in _LOADERS)
+    if match := next(filter(None, matches), None):
+        return match
     raise DmbpError(f"unknown model {spec!r}{_near(spec, _ALLOWED)}; expected {', '.join(_ALLOWED)}")
 
 
@@ -193,6 +210,8 @@ def _module(path: Path) -> ModuleType:
     spec = spec_from_file_location(f"dmbp_model_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # it is, for a name that ends in .py
     module = sys.modules[spec.name] = module_from_spec(spec)  # dataclasses look their module up there
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # the file may import its neighbours, as under `python path.py`
     spec.loader.exec_module(module)
     return module
 
@@ -201,7 +220,7 @@ def _ran(path: Path, step: Callable[[], Any]) -> Any:
     """`step()`, a step through the user's file `path`, whose errors are told with the file's line."""
     try:
         return step()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.resolve()]
         where = f"{path}:{lines[-1]}" if lines else f"{path}"
         raise DmbpError(f"{where}: {type(error).__name__}: {error}") from error

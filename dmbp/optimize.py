@@ -125,6 +125,8 @@ def _check(
         raise DmbpError(f"loss must be one of {', '.join(map(repr, (*LOSSES, 'none')))}, not {loss!r}")
     if unmasked not in UNMASKED:
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
+    if lin.graph.dtype not in (torch.float32, torch.float64):
+        raise DmbpError(f"learning masks needs float32 or float64, not {lin.graph.dtype}: model.float(), x.float()")
     if not 0 < lr < float("inf"):
         raise DmbpError(f"the learning rate must be a positive number, not {lr!r}")
     names = find_sites(lin.graph, sites)

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dmbp.errors import DmbpError
@@ -35,12 +37,14 @@ def draw_explanation(
         raise DmbpError(
             f"only pictures (1 or 3, H, W) can be drawn; the input has shape {tuple(x.shape)}: see arrays()"
         )
-    figure = Figure(figsize=(13.2, 7.0), layout="constrained")
-    grid = figure.add_gridspec(3, 4, width_ratios=(1, 1, 1, 1.4), height_ratios=(1, 1, 0.045))
+    height, width = x.shape[-2:]
+    row = min(max(2.85 * height / width, 1.6), 2.4)  # inches: wide pictures need less
+    figure = Figure(figsize=(13.2, 2.2 + 2 * row), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    grid = figure.add_gridspec(3, 4, width_ratios=(1, 1, 1, 1.4), height_ratios=(row, row, 0.11))
     above = [figure.add_subplot(grid[0, column]) for column in range(4)]
     below = [figure.add_subplot(grid[1, column]) for column in range(4)]
     if title:
-        figure.suptitle(title, fontsize=15)
+        figure.suptitle(title.replace("$", r"\$"), fontsize=15, wrap=True)
     _picture(above[0], _scaled(x) if picture is None else picture)
     _mappings(above[1:3], result, image)
     _attributions(below[:3], figure.add_subplot(grid[2, :3]), result, image)
@@ -55,15 +59,18 @@ def _picture(ax: Axes, picture: np.ndarray) -> None:
 
 
 def _mappings(axes: list[Axes], result: Result, image: int) -> None:
-    """∇⁺ and ∇⁻ on one scale: in colour around mid-grey for RGB, blue–white–red for one channel."""
+    """∇⁺ and ∇⁻ on one scale, in units of the score per unit of x: colour around grey for RGB, else blue–white–red."""
     parts = [result.split.ledger(part).weight[image].numpy(force=True) for part in ("positive", "negative")]
     limit = _limit(np.stack(parts))
     for ax, part, name in zip(axes, parts, ("positive mapping ∇⁺", "negative mapping ∇⁻"), strict=True):
         if len(part) == 3:
+            zero = "grey"
             ax.imshow(np.clip(0.5 + 0.5 * part / limit, 0, 1).transpose(1, 2, 0), interpolation="nearest")
         else:
+            zero = "white"
             ax.imshow(part[0], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         _frame(ax, name)
+        ax.set_xlabel(f"{zero} 0, full colour ±{_number(limit)} per unit of x", fontsize=9)
 
 
 def _attributions(axes: list[Axes], scale: Axes, result: Result, image: int) -> None:
@@ -89,14 +96,10 @@ def _history(ax: Axes, result: Result, image: int, score: str) -> None:
     for part, (name, colour) in lines.items():
         values = result.history[part][:, image].numpy(force=True)
         ax.plot(values, color=colour, lw=2, label=name, marker="o" if len(values) == 1 else None)
-    ax.axhline(
-        result.split.y[image].item(),
-        color="black",
-        lw=1.2,
-        ls="--",
-        label=f"{score} = {_number(result.split.y[image].item())}",
-    )
+    y = result.split.y[image].item()
+    ax.axhline(y, color="black", lw=1.2, ls="--", label=f"{score} = {_number(y)}")
     ax.set_xlabel("iteration")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
     ax.legend(ncols=4, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     ax.margins(x=0.01)
     _despine(ax)
@@ -120,7 +123,8 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
 
 def _number(value: float) -> str:
     """Three figures, or all before the point, with a minus sign that is one."""
-    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
+    figures = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".") if value else "0"
+    return figures.replace("-", "−")
 
 
 def _limit(values: np.ndarray) -> float:

@@ -71,9 +71,10 @@ class OperatorGraph:
         return name in self._by_name
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The network's output at x, (N, *output shape)."""
+        """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""
         self.check(x)
-        return self.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
+        with torch.no_grad():
+            return self.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
 
     def linearize(self, x: Tensor) -> Linearization:
         """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
@@ -187,7 +188,7 @@ class OperatorGraph:
             raise LinregError("the input holds NaN or infinite values: a linear region needs finite numbers")
 
     def summary(self) -> str:
-        """A table of the nodes: name, operator, shape of the value for one image, inputs, constants."""
+        """A table of the nodes: name, operator, shape of the value for one image, inputs."""
         return table(self.rows(), ("node", "operator", "shape", "inputs"))
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -27,8 +27,11 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
     else:
         raise LinregError(f"the model has no output {output!r}: choose one of {_listed(names)}")
     value = paths[place][1]
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() == 0:
-        raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {type(value).__name__}")
+    if not isinstance(value, Tensor):
+        raise LinregError(f"the model's output must be a tensor, not {type(value).__name__}")
+    if not value.is_floating_point() or value.dim() == 0 or value.numel() == 0:
+        came = f"{value.dtype} of shape {tuple(value.shape)}"
+        raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {came}")
     return value, place
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,9 @@ def trace(model: nn.Module, example: Tensor, *, fuse: bool = True, output: str |
     """
     check(model, example)
     with evaluation(model), torch.no_grad():
-        program, dynamic = export(model, example)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a model may write to them
-        expected, place = pick(torch.func.functional_call(model, buffers, (example.clone(),)), output)
+        run(model, example)
+        example, program, dynamic = export(model, example)
+        expected, place = pick(run(model, example), output)
         graph, origins = translate(Program(program, place, dynamic), example)
     if fuse:
         graph = fuse_batch_norm(graph)
@@ -77,27 +78,39 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def export(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, bool]:
-    """The model as a program of functional ATen calls, and whether it takes any batch size.
+def run(model: nn.Module, example: Tensor) -> Any:
+    """The model's result on a copy of the example, with copies of its buffers: it may write to either."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the model's own, which its user knows
+            return torch.func.functional_call(model, buffers, (example.clone(),))
+    except Exception as error:
+        shape, reason = tuple(example.shape), str(error).strip().partition("\n")[0]
+        raise LinregError(f"the model fails on the example {shape}: {type(error).__name__}: {reason}") from error
 
-    A batch of one would be taken for a constant, so two copies of the first input stand for "any number".
+
+def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
+    """The example in use, the model as a program of functional ATen calls, and whether it takes any batch size.
+
+    A batch of one could be taken for a constant, or dropped by squeeze(), so there are at least two inputs in use,
+    unless the model fixes its batch size.
     """
-    two = example if example.shape[0] > 1 else torch.cat([example, example])
-    attempts = [(two, ({0: Dim("batch")},), True), (example, None, False)]
+    two = example if len(example) > 1 else torch.cat([example, example / 2])
     failures: list[Exception] = []
-    for inputs, shapes, dynamic in attempts:
+    for inputs, shapes in ((two, ({0: Dim("batch")},)), (example, None)):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the exporter's own deprecations, which are not the user's
                 program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
-                return program.run_decompositions({}), dynamic
+                return inputs, program.run_decompositions({}), shapes is not None
         except Exception as error:
             failures.append(error)
     first = str(failures[-1]).strip().splitlines()
     raise LinregError(
         f"torch.export cannot capture this model: {type(failures[-1]).__name__}: {first[0] if first else ''}\n"
-        "Its forward must run on the example, and must not choose its path by the values of its data "
-        "(`if x.sum() > 0`, `.item()`): write such a choice with operators, or trace the part that has none."
+        "Its forward must not choose its path by the values of its data (`if x.sum() > 0`, `.item()`): write such a "
+        "choice with operators, or trace the part that has none."
     ) from failures[-1]
 
 
@@ -110,7 +123,7 @@ def compare(
             raise LinregError("the model's own output on the example is not finite")
         if _close(graph(example), expected):
             return _compare_alone(graph, example)
-        reference = _Recorder(program.module()).values(example.clone()) if graph.batch or len(example) > 1 else {}
+        reference = _Recorder(program.module()).values(example.clone())
         for node, value in _values(graph, example):
             origin = reference.get(origins.get(node, ""))
             if origin is not None and not _close(value, origin):
@@ -122,8 +135,6 @@ def compare(
 
 def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
     """Raise LinregError where an image's output depends on another image: rotating the batch must rotate the output."""
-    if graph.batch is None and len(example) == 1:
-        example = torch.cat([example, example / 2])
     if not _close(graph(example.roll(1, 0)), graph(example).roll(1, 0)):
         raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
 

@@ -121,12 +121,12 @@ class _Translator:
 
     def _node(self, call: fx.Node, operands: Call) -> Data:
         """Add the node of a call, or of the one output in use of a call with several."""
-        shape = self._shape(call)
-        if _opname(call) == "slice" and operands.data[0].shape == shape:
-            return operands.data[0]
         rule = rule_for(operands.target)
         if rule is None:
             self._refuse(call, way_out(operands.name), operands)
+        shape = self._shape(call)
+        if _opname(call) == "slice" and operands.data[0].shape == shape:
+            return operands.data[0]
         full = Call(operands.target, operands.arguments, shape, operands.like, operands.output)
         try:
             built, inputs = rule(full)
@@ -188,14 +188,13 @@ class _Translator:
     def _shape(self, call: fx.Node) -> tuple[int, ...]:
         """The shape of a value for one image; refuses values that do not keep the images apart."""
         value = call.meta["val"]
+        if value.dtype != self.example.dtype:
+            self._refuse(call, f"its result is {value.dtype}: keep the data in one dtype, {self.example.dtype}", None)
         sizes = [s.node.expr if isinstance(s, torch.SymInt) else s for s in value.shape]
         if not sizes or sizes[0] != self.batch or any(not isinstance(s, int) for s in sizes[1:]):
-            self._refuse(
-                call,
-                f"its result has shape ({', '.join(map(str, sizes))}), which does not keep the images of a batch apart "
-                "in dimension 0: reshape to (N, …), and reduce over the other dimensions only",
-                None,
-            )
+            shape = ", ".join("N" if s == self.batch else str(s) for s in sizes)
+            why = f"its result has shape ({shape}), which does not keep the images of a batch apart in dimension 0"
+            self._refuse(call, f"{why}: reshape to (N, …), and reduce over the other dimensions only", None)
         return tuple(sizes[1:])
 
     def _refuse(self, call: fx.Node, why: str, operands: Call | None) -> NoReturn:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 
 import literal
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from nets import Lambda, randomised
 from torch import Tensor, nn
@@ -36,7 +35,6 @@ class Case:
     build: Callable[[], nn.Module] | Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
     images: int = 2
-    bug: str = ""
 
     def module(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -96,8 +94,8 @@ CASES = {
         lambda x: aten.convolution(x, W2433, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1), PLANE
     ),
     "transposed conv1d": Case(layer(nn.ConvTranspose1d, 4, 3, 3, stride=2, padding=1, output_padding=1), LINE),
-    "transposed conv2d": Case(layer(nn.ConvTranspose2d, 4, 3, 3, stride=3, output_padding=(2, 1)), PLANE),
-    "transposed conv2d grouped": Case(layer(nn.ConvTranspose2d, 4, 6, 2, groups=2, dilation=2, padding=1), PLANE),
+    "transposed conv2d": Case(layer(nn.ConvTranspose2d, 4, 3, 3, stride=3, output_padding=(2, 1)), (4, 2, 3)),
+    "transposed conv2d grouped": Case(layer(nn.ConvTranspose2d, 4, 6, 2, groups=2, dilation=2, padding=1), (4, 3, 2)),
     "transposed conv3d": Case(layer(nn.ConvTranspose3d, 4, 2, 2, stride=2, bias=False), (4, 2, 1, 2)),
     "conv2d, weight norm": Case(
         layer(lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 3, 3, bias=False))), PLANE
@@ -181,6 +179,7 @@ CASES = {
     "add a constant": Case(lambda x: x + CHANNELS, PLANE),
     "add to a constant": Case(lambda x: torch.add(CHANNELS, x, alpha=2), PLANE),
     "add a constant, broadcasting": Case(lambda x: x + ROW, (1,)),
+    "add what is made for each image": Case(lambda x: x + torch.ones(x.shape[0], 1).double(), (3,)),
     "add a number": Case(lambda x: x + 0.3, PLANE),
     "subtract": Case(lambda x: halves(x)[0] - halves(x)[1], PLANE),
     "subtract a constant": Case(lambda x: x - CHANNELS, PLANE),
@@ -202,6 +201,8 @@ CASES = {
     "unsqueeze": Case(lambda x: x.unsqueeze(1), PLANE),
     "squeeze": Case(lambda x: x.squeeze(1), (1, 5)),
     "squeeze, copied": Case(lambda x: torch.squeeze_copy(x, 1), (1, 5)),
+    "squeeze all": Case(lambda x: x.squeeze(), (1, 5, 1)),
+    "repeat": Case(lambda x: x.repeat(1, 2, 1), LINE),
     "expand": Case(lambda x: x.expand(-1, 4, -1), (1, 5)),
     "permute": Case(lambda x: x.permute(0, 3, 1, 2), PLANE),
     "transpose": Case(lambda x: x.transpose(-1, 1), PLANE),
@@ -224,9 +225,9 @@ CASES = {
     "concatenate": Case(lambda x: torch.cat([x, *halves(x)], 1), PLANE),
     "concatenate, by another name": Case(lambda x: aten.concat([x, x], 2), PLANE),
     "concatenate a constant": Case(lambda x: torch.cat([x, CHANNELS[None], -x], 2), (4, 1, 1), images=1),
-    "concatenate a constant of each image": Case(
-        lambda x: torch.cat([x, W2433.view(2, 4, 9)], 2), LINE,
-        bug="as_linear forms f(0) with one image where the constant has two: a RuntimeError of torch.cat",
+    "concatenate a token": Case(lambda x: torch.cat([ROW.expand(x.shape[0], 1, 4), 2 * x], 1), (2, 4)),
+    "concatenate what is made for each image": Case(
+        lambda x: torch.cat([x, torch.ones(x.shape[0], 2).double()], 1), (3,)
     ),
     "stack": Case(lambda x: torch.stack(halves(x), 2), PLANE),
     "pad": Case(lambda x: F.pad(x, (1, 2, 0, 3)), PLANE),
@@ -248,20 +249,14 @@ ALIASES = {
     "narrow": "slice",
     "movedim": "permute",
     "swapaxes": "permute",
-    "flatten": "expand",
-    "unflatten": "expand",
-    "reshape": "expand",
+    "flatten": "unsqueeze",
+    "unflatten": "unsqueeze",
+    "reshape": "unsqueeze",
 }
 # … and names whose rule only refuses; test_trace has them.
 REFUSALS = {"_native_batch_norm_legit", "_native_batch_norm_legit_functional", "instance_norm"}
 
-every_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=case.bug) if case.bug else ())
-        for name, case in CASES.items()
-    ],
-)
+every_case = pytest.mark.parametrize("case", CASES)
 
 
 @dataclass(frozen=True)
@@ -316,15 +311,17 @@ def test_dot_test(case: str) -> None:
 
 @every_case
 def test_matrix_is_the_jacobian(case: str) -> None:
-    """Column j is the linear part of the j-th unit vector in the first image; the others stay as they are."""
+    """At the first image: column j of the matrix is what the linear part makes of the j-th unit vector."""
     t = traced(case)
-    size = prod(t.x.shape[1:])
-    vectors = t.x.new_zeros(size, *t.x.shape)
-    vectors[:, 0] = torch.eye(size, dtype=t.x.dtype).view(size, *t.x.shape[1:])
-    matrix = torch.stack([t.lin.forward(v) for v in vectors], -1)
-    jacobian = torch.func.jacrev(lambda x: t.module(x.clone()))(t.x).flatten(-t.x.dim() + 1)[..., 0, :]
-    torch.testing.assert_close(matrix, jacobian, **EXACT)
-    assert not matrix[1:].any()
+    image, size = t.x[0], t.x[0].numel()
+    units = torch.eye(size, dtype=t.x.dtype).view(size, *image.shape)
+    if t.lin.graph.batch is None:
+        matrix = t.lin.graph.linearize(image.expand_as(units)).forward(units).movedim(0, -1)
+    else:  # all the images at once, only the first not zero
+        others = torch.zeros_like(t.x[1:])
+        matrix = torch.stack([t.lin.forward(torch.cat([unit[None], others]))[0] for unit in units], -1)
+    jacobian = torch.func.jacrev(lambda x: t.module(torch.cat([x[None], t.x[1:]]))[0])(image)
+    torch.testing.assert_close(matrix, jacobian.reshape(matrix.shape), **EXACT)
 
 
 @every_case
@@ -347,7 +344,7 @@ def test_ledger_completes(case: str) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    used = frozenset().union(*(traced(name).rules for name, case in CASES.items() if not case.bug))
+    used = frozenset().union(*(traced(case).rules for case in CASES))
     assert set(RULES) - used - REFUSALS == set(ALIASES), "add a case for each new rule, or name what it is an alias of"
     assert not set(ALIASES) & used
     assert all(RULES[name] is RULES[other] and other in used for name, other in ALIASES.items())
@@ -356,7 +353,7 @@ def test_every_rule_has_a_case() -> None:
 # ---- the operators against their definitions in loops ----
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(
     dimensions=st.integers(1, 2), window=st.integers(1, 3), stride=st.integers(1, 3), padding=st.integers(0, 2),
     dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]), transposed=st.booleans(),
@@ -405,9 +402,7 @@ def test_gate_is_slope_and_offset(layer: nn.Module, twin: dict) -> None:
     affine = lin.frozen[name]
     assert lin.graph[name].is_gate
     assert affine.linear(torch.ones_like(z))[0].tolist() == list(slopes)
-    assert sum(constant.value.expand_as(z)[0] for constant in affine.constants).tolist() == list(offsets) or (
-        not affine.constants and not any(offsets)
-    )
+    assert sum((constant.value for constant in affine.constants), torch.zeros_like(z))[0].tolist() == list(offsets)
 
 
 @pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
@@ -423,12 +418,19 @@ def test_max_pool_takes_the_first_of_equals(dimensions: int, window: int, stride
         torch.testing.assert_close(adjoint.flatten(), matrix.T @ grad.flatten(), **EXACT)
 
 
+def overflowing() -> tuple[nn.Module, Tensor]:
+    """A network whose first layer gives −∞ at this input, which its ReLU turns into 0."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    nn.init.constant_(model[0].weight, -100.0)  # type: ignore[arg-type]
+    return model, torch.full((1, 2), 1e307, dtype=torch.float64)
+
+
 def test_closed_gate_stops_what_overflowed() -> None:
-    """0 · ∞ is NaN: a closed ReLU gives 0 for whatever arrives."""
-    x = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
-    lin = linreg.trace(nn.ReLU(), x).linearize(x)
-    assert lin.forward(torch.tensor([[float("inf"), 2.0]], dtype=torch.float64)).tolist() == [[0.0, 2.0]]
-    assert lin.adjoint(torch.tensor([[float("nan"), 2.0]], dtype=torch.float64)).tolist() == [[0.0, 2.0]]
+    model, x = overflowing()
+    assert model(x).isfinite().all()
+    graph = linreg.trace(model, torch.ones_like(x))
+    torch.testing.assert_close(graph(x), model(x).detach(), **EXACT)
+    torch.testing.assert_close(graph.linearize(x).output, model(x).detach(), **EXACT)
 
 
 def test_batch_norm_before_a_padded_convolution_stays_apart() -> None:

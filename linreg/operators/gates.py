@@ -25,7 +25,7 @@ class ReLU(Gate):
     kind = "relu"
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
-        return Diagonal((inputs[0] > 0).to(inputs[0]))
+        return Diagonal((inputs[0] > 0).to(inputs[0]), switch=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Clamp(Gate):
         if self.high is not None:
             inside = inside & (z < self.high)
         offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
-        return Diagonal(inside.to(z), offset)
+        return Diagonal(inside.to(z), offset, switch=True)
 
 
 @rule("relu")

@@ -131,7 +131,9 @@ def _addmm(call: Call) -> Built:
     """β b + α x W, as exported from older linear layers."""
     x = call.one_data("mat1")
     weight = call["mat2"].value.t() * call["alpha"]
-    bias = Known(call["self"].name, (call["self"].value * call["beta"]).expand(weight.shape[0]))
+    if call["self"].value.numel() not in (1, len(weight)):
+        raise LinregError("it adds a matrix that differs from image to image")
+    bias = Known(call["self"].name, (call["self"].value * call["beta"]).flatten().expand(len(weight)))
     return Linear(weight, _bias(bias, 0)), (x,)
 
 
