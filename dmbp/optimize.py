@@ -18,7 +18,7 @@ from linreg import Linearization
 from linreg.target import Target, cotangent
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-Callback = Callable[[int, Mapping[str, Tensor]], None]
+Callback = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
 def loss_all(y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ def learn_masks(
     """Algorithm 1, lines 1 to 12: RMSprop (PyTorch's defaults) on logits θ, σ = sigmoid(θ), from B.1 or from `start`.
 
     The images of a batch are independent problems: their losses are summed. `callback` is called before each update
-    with the iteration and the split {"y", "positive", "negative", "nuisance"}, each (N,). Ctrl-C ends the loop and
-    keeps what was reached.
+    with the iteration, the split {"y", "positive", "negative", "nuisance"}, each (N,), and the logits {site: θ}
+    themselves (keep `theta.sigmoid()`, which is a copy). Ctrl-C ends the loop and keeps what was reached.
     """
     names = _check(lin, iterations, loss, sites, unmasked, lr, start)
     seed, y = cotangent(target, lin.output), lin.score(target)
@@ -95,7 +95,7 @@ def learn_masks(
             plus, minus = plus - aside, minus - aside
             split = {"positive": plus.detach(), "negative": minus.detach(), "nuisance": (y - plus - minus).detach()}
             if callback is not None:
-                callback(iteration, {"y": y, **split})
+                callback(iteration, {"y": y, **split}, {name: theta.detach() for name, theta in logits.items()})
             LOSSES[loss](y, plus, minus).sum().backward()
             optimizer.step()
             optimizer.zero_grad()  # now: the next forward needs the memory

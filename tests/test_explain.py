@@ -108,7 +108,7 @@ def test_learning_lowers_the_loss_of_each_image(loss: str) -> None:
 def test_the_callback_sees_each_iteration_before_its_update() -> None:
     seen: list[tuple[int, dict[str, Tensor]]] = []
 
-    def callback(iteration: int, split: Mapping[str, Tensor]) -> None:
+    def callback(iteration: int, split: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         assert torch.is_grad_enabled()
         seen.append((iteration, dict(split)))
 
@@ -122,9 +122,18 @@ def test_the_callback_sees_each_iteration_before_its_update() -> None:
             assert torch.equal(split[part], result.history[part][iteration])
 
 
+def test_the_callback_sees_the_masks_of_each_iteration() -> None:
+    """Those before update k are what k iterations end with."""
+    seen: list[dict[str, Tensor]] = []
+    explained(callback=lambda k, split, logits: seen.append({n: theta.sigmoid() for n, theta in logits.items()}))
+    for k in (0, 3):
+        for site, mask in explained(iterations=k).masks.items():
+            assert torch.equal(seen[k][site], mask)
+
+
 @pytest.mark.parametrize("k", [0, 3])
 def test_interruption_keeps_what_was_reached(k: int) -> None:
-    def stop(iteration: int, split: Mapping[str, Tensor]) -> None:
+    def stop(iteration: int, split: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         if iteration == k:
             raise KeyboardInterrupt
 
@@ -140,7 +149,7 @@ def test_interruption_keeps_what_was_reached(k: int) -> None:
 
 
 def test_other_exceptions_of_the_callback_are_not_swallowed() -> None:
-    def fail(iteration: int, split: Mapping[str, Tensor]) -> None:
+    def fail(iteration: int, split: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -164,7 +173,7 @@ def test_loss_none_is_gradient_times_input(name: str, unmasked: str) -> None:
     """Eq. 5: c ⊙ x, paths past every mask included."""
     model, x, graph = given(name)
 
-    def callback(iteration: int, split: Mapping[str, Tensor]) -> None:
+    def callback(iteration: int, split: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         raise AssertionError("there is nothing to learn")
 
     result = explained(name, loss="none", unmasked=unmasked, iterations=50, callback=callback)
@@ -247,7 +256,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "message"), WRONG)
 def test_wrong_options_are_refused_with_the_allowed_ones(options: dict[str, Any], message: str) -> None:
-    def callback(iteration: int, split: Mapping[str, Tensor]) -> None:
+    def callback(iteration: int, split: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         raise AssertionError("the learning must not start")
 
     with pytest.raises(linreg.LinregError, match=message):
