@@ -241,8 +241,9 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
     parts = {part: name.format(HOLDS_UNMASKED[split.counting]) for part, name in PARTS.items()}
     ledgers = {"y": whole} | {name: split.ledger(part) for part, name in parts.items()}
     values = {"y": split.y} | {name: getattr(split, part) for part, name in parts.items()}
+    digits = 2 if max(value.abs().item() for value in values.values()) >= 1000 else 4  # the same, so that they add up
     rows = [
-        (name, *(f"{v.item():+.5g}" for v in (values[name], ledger.input_share, ledger.bias_share)))
+        (name, *(f"{v.item():+.{digits}f}" for v in (values[name], ledger.input_share, ledger.bias_share)))
         for name, ledger in ledgers.items()
     ]
     lines = [
@@ -252,7 +253,9 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
         table(rows, ("", "score", "from the input", "from bias terms"), right=(1, 2, 3)),
         "",
         f"certificate: {split.lin.certificate(target).summary()}",
-        f"split: y⁺ + y⁻ + y~ = y to {report['split_error']:.1e}",
+        f"split: y⁺ + y⁻ + y~ = y to {report['split_error']:.1e}, with y~ from its own recurrence; "
+        f"{report['split_error'] / (split.positive.abs() + split.negative.abs() + split.y.abs()).item():.1e} "
+        "of |y⁺| + |y⁻| + |y|",
         f"figure: {report['figure']}",
         f"arrays: {report['arrays']}",
         "",

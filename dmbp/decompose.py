@@ -32,6 +32,10 @@ class Split:
     counting: str
     passes: tuple[Linearization, Linearization, Linearization]
 
+    def __repr__(self) -> str:
+        parts = {name: getattr(self, name).tolist() for name in ("y", "positive", "negative", "nuisance", "unmasked")}
+        return f"Split({', '.join(f'{name}={values}' for name, values in parts.items())})"
+
     @cached_property
     def y(self) -> Tensor:
         """The score, (N,)."""

@@ -16,7 +16,7 @@ from dmbp.errors import DmbpError
 from dmbp.masks import Masks, Sites
 from dmbp.optimize import Callback, learn_masks
 from linreg import OperatorGraph, trace
-from linreg.target import Target
+from linreg.target import Target, cotangent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,11 @@ class Result:
     iterations: int
     interrupted: bool
     seconds: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(loss={self.loss!r}, iterations={self.iterations}, interrupted={self.interrupted}, {self.split!r})"
+        )
 
     @property
     def input(self) -> Tensor:
@@ -72,7 +77,7 @@ class Result:
         return draw_explanation(self, image, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that was computed, as NumPy arrays: x, maps, mappings, scores, history, ledgers' totals, masks."""
+        """All that was computed, as NumPy arrays: x, maps, mappings, scores, ledgers' totals, masks, options."""
         split = self.split
         found: dict[str, Any] = {"input": self.input, "attribution": self.attribution, "y": split.y}
         for part in PARTS:
@@ -84,6 +89,8 @@ class Result:
         found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
         arrays = {name: value.detach().cpu().numpy() for name, value in found.items()}
+        arrays |= {"target": cotangent(split.target, split.lin.output).numpy(force=True)}
+        arrays |= {"loss": np.array(self.loss), "unmasked_goes_to": np.array(split.counting)}
         return arrays | {"ledger_terms": np.array([term.name for term in split.ledger("positive").terms])}
 
     def save(self, path: str | Path) -> Path:
@@ -102,6 +109,7 @@ class Result:
                 partial.unlink()
 
 
+@torch.inference_mode(False)
 def explain(
     model: nn.Module | OperatorGraph,
     x: Tensor,
@@ -125,6 +133,7 @@ def explain(
     ends the learning and keeps what was reached. Raises LinregError, before the learning starts, for whatever cannot
     be done.
     """
+    x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
     graph = model if isinstance(model, OperatorGraph) else trace(model, x)
     lin = graph.linearize(x)
     learned = learn_masks(

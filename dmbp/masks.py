@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from dmbp.errors import DmbpError
 from linreg import Linearization, Node, OperatorGraph
 from linreg.operators import Affine, Constant
+from linreg.operators.sparse import diagonal
 from linreg.target import Target, cotangent
 
 Masks = Mapping[str, Tensor]
@@ -22,7 +24,8 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
 
     "gates": every elementwise gate, Σ Ŵ (Eq. 16). "blocks": a residual block φ(W h) + h is masked as a whole,
     Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that only feed the sum; but not a sum that
-    only feeds gates, which mask it anyway. A sequence of node names is taken as it is. Raises DmbpError where nothing
+    only feeds gates, which mask it anyway. Only direct readers count, and any sum of data is a block, the output's
+    too. A sequence of node names is taken as it is. Raises DmbpError where nothing
     is left to mask.
     """
     if not isinstance(sites, str):
@@ -33,7 +36,8 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     else:
         raise DmbpError(f"sites must be one of {', '.join(map(repr, SITES))} or names of nodes, not {sites!r}")
     if not found:
-        raise DmbpError("there is nothing to mask: the network has no elementwise gate (ReLU and its kin)")
+        why = "the network has no elementwise gate (ReLU and its kin)" if isinstance(sites, str) else "no site is named"
+        raise DmbpError(f"there is nothing to mask: {why}")
     return found
 
 
@@ -65,8 +69,21 @@ class Masked(Affine):
     mask: Tensor
     kind = "masked"
 
+    @property
+    def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]
+        return tuple(replace(c, value=self.mask * c.value) for c in self.affine.constants)
+
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.mask * self.affine(*inputs)
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        blocks = self.affine.sparse(image)
+        if self.mask.dim() == 0:
+            return tuple(self.mask.item() * block for block in blocks)
+        return tuple(diagonal(self.mask[image]) @ block for block in blocks)
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        return self.affine.degrees()
 
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         return self.affine.shares(self.mask * grad)
@@ -83,19 +100,22 @@ def masked(lin: Linearization, masks: Masks) -> Linearization:
 
     Its weight, ledger and matrices are those of Algorithm 1's backward pass with Σ.
     """
-    return lin.replace({name: Masked(lin.frozen[name], mask) for name, mask in masks.items()})
+    return lin.replace({lin.graph[name].name: Masked(lin.frozen[name], mask) for name, mask in masks.items()})
 
 
 def check_masks(lin: Linearization, masks: Masks) -> None:
     """Raise DmbpError unless each mask belongs to a node, has its shape (N, *shape), and lies in [0, 1]."""
-    if not masks:
-        raise DmbpError("no masks given: expected a mapping from names of nodes to tensors in [0, 1]")
+    if not isinstance(lin, Linearization):
+        raise DmbpError(f"expected a Linearization, graph.linearize(x), not {type(lin).__name__}")
+    if not isinstance(masks, Mapping) or not masks:
+        came = "an empty one" if isinstance(masks, Mapping) else type(masks).__name__
+        raise DmbpError(f"masks must be a mapping from names of nodes to tensors in [0, 1], not {came}")
     for name, mask in masks.items():
         wanted = (lin.input.shape[0], *lin.graph[name].shape)
         if not isinstance(mask, Tensor):
-            raise DmbpError(f"the mask of {lin.graph[name]} must be a tensor of shape {wanted}, not {mask!r}")
+            raise DmbpError(f"the mask of '{name}' must be a tensor of shape {wanted}, not {type(mask).__name__}")
         if tuple(mask.shape) != wanted:
-            raise DmbpError(f"the mask of {lin.graph[name]} must have shape {wanted}, not {tuple(mask.shape)}")
+            raise DmbpError(f"the mask of '{name}' must have shape {wanted}, not {tuple(mask.shape)}")
         if mask.dtype != lin.graph.dtype or mask.device != lin.graph.device:
             raise DmbpError(
                 f"the mask of '{name}' must be {lin.graph.dtype} on {lin.graph.device} like the network, "

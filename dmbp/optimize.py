@@ -54,6 +54,8 @@ class Learned:
     seconds: float
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def learn_masks(
     lin: Linearization,
     target: Target = None,
@@ -81,7 +83,7 @@ def learn_masks(
     began = time.perf_counter()
     logits = start_logits(lin, names, target, start)
     # B.1's logits are −2, 0 or 2: kept in a byte each until the end.
-    first = {} if start else {name: theta.to(torch.int8) for name, theta in logits.items()}
+    first = {name: theta.clone() if start else theta.to(torch.int8) for name, theta in logits.items()}
     network = MaskedNetwork.of(lin, names, seed)
     aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
     parameters = [theta.requires_grad_() for theta in logits.values()]
@@ -98,14 +100,14 @@ def learn_masks(
                 callback(iteration, {"y": y, **split}, {name: theta.detach() for name, theta in logits.items()})
             LOSSES[loss](y, plus, minus).sum().backward()
             optimizer.step()
-            optimizer.zero_grad()  # now: the next forward needs the memory
             steps.append(split)
+            optimizer.zero_grad()  # now: the next forward needs the memory
     except KeyboardInterrupt:
         interrupted = True
     finally:
         bar.close()
     masks = {name: theta.detach().sigmoid() for name, theta in logits.items()}
-    initial = dict(start) if start else {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
+    initial = {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
     return Learned(masks, initial, _history(steps, y), len(steps), interrupted, time.perf_counter() - began)
 
 
@@ -119,6 +121,8 @@ def start_logits(lin: Linearization, sites: tuple[str, ...], target: Target, sta
 def _check(
     lin: Linearization, iterations: int, loss: str, sites: Sites, unmasked: str, lr: float, start: Masks | None
 ) -> tuple[str, ...]:
+    if not isinstance(lin, Linearization):
+        raise DmbpError(f"expected a Linearization, graph.linearize(x), not {type(lin).__name__}")
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise DmbpError(f"iterations must be a whole number of at least 0, not {iterations!r}")
     if loss not in (*LOSSES, "none"):
@@ -127,7 +131,7 @@ def _check(
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
     if lin.graph.dtype not in (torch.float32, torch.float64):
         raise DmbpError(f"learning masks needs float32 or float64, not {lin.graph.dtype}: model.float(), x.float()")
-    if not 0 < lr < float("inf"):
+    if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
         raise DmbpError(f"the learning rate must be a positive number, not {lr!r}")
     names = find_sites(lin.graph, sites)
     if start is not None:

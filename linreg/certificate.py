@@ -1,25 +1,62 @@
-"""The certificate: how well y = c·x + Σ ledger holds in the arithmetic at hand."""
+"""The certificate: how well y = c·x + Σ ledger holds in the arithmetic at hand, and how well it must.
+
+With hats for what was computed, let ẑ_v = A_v ẑ + β_v + δ_v at each node v on the way forward, and on the way back
+ĝ_u = Σ A_vᵀ ĝ_v + η_u over the readers v of each value u. Multiplying the first by ĝ_v, summing, and using the second,
+
+    w·ẑ_out − (ĝ_in·x + Σ ĝ_v·β_v) = Σ_v ĝ_v·δ_v − Σ_u η_u·ẑ_u,
+
+exactly and for the computed numbers themselves: no |W| is ever multiplied by another, and no second-order term is
+dropped. `linreg.rounding` bounds |δ_v| ≤ γ (|A_v| |ẑ| + |β_v|) and |η_u| ≤ γ Σ |A_v|ᵀ |ĝ_v|, so that all there is to
+compute is what flows through each node in absolute terms, |ĝ_v|·|A_v| |ẑ| and |ĝ_v|·|β_v|. The rest is the rounding of
+the final sums.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from linreg.ledger import Ledger
+from linreg.ledger import Ledger, elements
+from linreg.margins import Margin, margins, nearest
+from linreg.rounding import gamma, rounding, widening
+from linreg.target import Target, cotangent
+
+if TYPE_CHECKING:
+    from linreg.graph import Node
+    from linreg.linearize import Linearization
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """Completeness (Eq. 14) of each image: `score` y, `total` c·x + Σ ledger, `magnitude` Σ|terms|; all (N,)."""
+    """Completeness (Eq. 14) of each image and its proved width; each part is computed when it is asked for."""
 
-    score: Tensor
-    total: Tensor
-    magnitude: Tensor
+    lin: Linearization
+    target: Target
 
-    @classmethod
-    def of(cls, score: Tensor, ledger: Ledger) -> Certificate:
-        return cls(score, ledger.total, ledger.magnitude)
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger whose total is judged."""
+        return self.lin.ledger(self.target)
+
+    @cached_property
+    def score(self) -> Tensor:
+        """y, from the sweep forward, (N,)."""
+        return self.lin.score(self.target)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """c·x + Σ ledger, from the sweep back, (N,)."""
+        return self.ledger.total
+
+    @property
+    def magnitude(self) -> Tensor:
+        """Σ|terms|, (N,): the unit in which rounding is to be judged."""
+        return self.ledger.magnitude
 
     @property
     def completeness_error(self) -> Tensor:
@@ -28,13 +65,87 @@ class Certificate:
 
     @property
     def relative_error(self) -> Tensor:
-        """The same in units of Σ|terms|: the unit in which rounding is to be judged."""
+        """The same in units of Σ|terms|, (N,)."""
         return self.completeness_error / self.magnitude.clamp_min(1e-300 if self.score.element_size() == 8 else 1e-30)
 
+    @cached_property
+    def bound(self) -> Tensor:
+        """What `completeness_error` cannot exceed by rounding alone, (N,), in float64; for any order of summation.
+
+        It is about the graph as it stands: what rounding did to its parameters when it was made is not in it.
+        """
+        return completeness_bound(self.lin, self.target, self.ledger)
+
+    @cached_property
+    def margins(self) -> tuple[Margin, ...]:
+        """For each gate site, how far its units are from their kinks, and how many are in doubt."""
+        return margins(self.lin.graph, self.lin.input)
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Over all sites, units whose gate the roundings since the gates before them could turn, (N,)."""
+        return sum((margin.doubtful for margin in self.margins), torch.zeros_like(self.score, dtype=torch.long))
+
     def summary(self, image: int = 0) -> str:
-        """One line on one image."""
+        """Two lines on one image: completeness, and the gates."""
+        units = sum(margin.units for margin in self.margins)
         return (
             f"y = {self.score[image]:.6g}, c·x + Σ ledger = {self.total[image]:.6g}: they differ by "
             f"{self.completeness_error[image]:.2e}, {self.relative_error[image]:.1e} of "
-            f"Σ|terms| = {self.magnitude[image]:.4g}"
+            f"Σ|terms| = {self.magnitude[image]:.4g}; rounding alone cannot make it more than {self.bound[image]:.1e}\n"
+            f"{int(self.doubtful[image])} of {units} gates are in doubt{nearest(self.margins, image)}"
         )
+
+
+@torch.no_grad()
+def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Tensor:
+    """Σ_v (γ_v + γ'_v) |ĝ_v|·|A_v||ẑ| + Σ_k (γ_v + γ_k) |ĝ_v|·|β_k| + γ |c|·|x| + γ |w|·|y|, (N,) in float64.
+
+    γ_v counts the roundings of a node forward, γ'_v those of its adjoint and of adding up a value's readers, γ_k those
+    of a term's own sum and of the ledger's.
+    """
+    readers = Counter(name for node in lin.graph.nodes for name in node.inputs)
+    seed, terms = cotangent(target, lin.output), len(ledger.terms) + 1
+    inputs, flows = _values(lin), list[Tensor]()
+
+    def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
+        affine, values = lin.frozen[node.name], inputs.pop(node.name)
+        rule = rounding(affine, *values)
+        shares = affine.shares(grad)
+        forward = gamma(rule.forward + len(shares), grad)
+        backward = gamma(rule.backward + max(readers[name] for name in node.inputs) - 1, grad)
+        through = _flow(grad, rule.absolute(*(value.abs() for value in values)))
+        flows.append(_times(forward + backward, through * widening(rule.forward, grad)))
+        for place, (_, share) in enumerate(shares):
+            own = grad.numel() // share.numel() + share[0].numel() + terms
+            flows.append((forward + gamma(own, grad)) * _flow(elements(affine, place, grad)))
+        return affine.adjoint(grad)
+
+    lin.graph.pull({lin.graph.output: seed}, step)
+    flows.append(gamma(lin.input[0].numel() + terms, lin.input) * _flow(ledger.input))
+    flows.append(gamma(int(seed.ne(0).flatten(1).sum(1).max()), seed) * _flow(seed, lin.output))
+    # The flows themselves were rounded too, by a few γ of their own.
+    return torch.stack(flows).sum(0) * widening(terms + 10, lin.input)
+
+
+def _values(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
+    """The values that each node reads, computed as `lin.output` was."""
+    inputs: dict[str, tuple[Tensor, ...]] = {}
+
+    def step(node: Node, values: tuple[Tensor, ...]) -> Tensor:
+        inputs[node.name] = values
+        return lin.frozen[node.name](*values)
+
+    lin.graph.evaluate({"input": lin.input}, step)
+    return inputs
+
+
+def _flow(*factors: Tensor) -> Tensor:
+    """Σ |a ⊙ b| of each image, added up in float64, (N,)."""
+    product = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+    return product.abs().flatten(1).sum(1, dtype=torch.float64)
+
+
+def _times(factor: float, flow: Tensor) -> Tensor:
+    """A bound that is infinite stays so where nothing flows."""
+    return (factor * flow).nan_to_num(nan=torch.inf, posinf=torch.inf)

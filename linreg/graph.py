@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import networkx as nx
 import torch
@@ -16,6 +16,9 @@ from linreg.errors import LinregError
 from linreg.linearize import Linearization
 from linreg.operators import Affine, Gate, Operator
 from linreg.summary import table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INPUT = "input"
 T = TypeVar("T")
@@ -40,6 +43,9 @@ class Node:
     def is_gate(self) -> bool:
         """Whether the node is an elementwise gate, the default place of a mask (Eq. 16)."""
         return isinstance(self.operator, Gate)
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.operator.kind}, from {', '.join(self.inputs)}, shape {self.shape})"
 
     def __str__(self) -> str:
         return f"node '{self.name}' ({self.operator.kind}){f' at {self.source}' if self.source else ''}"
@@ -69,6 +75,13 @@ class OperatorGraph:
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
+
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.input_shape))
+        gates = sum(node.is_gate for node in self.nodes)
+        return (
+            f"OperatorGraph((N, {shape}) to '{self.output}': {len(self.nodes)} operators, {gates} gates, {self.dtype})"
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""
@@ -206,6 +219,12 @@ class OperatorGraph:
             result.add_edges_from((name, node.name) for name in node.inputs)
         return result
 
+    def draw(self, ax: Axes | None = None, colour: Mapping[str, float] | None = None, label: str = "") -> Axes:
+        """A picture of the graph, its nodes coloured by any numbers {name: number}; see `linreg.draw.draw_graph`."""
+        from linreg.draw import draw_graph  # matplotlib is slow to import, and few need it
+
+        return draw_graph(self, ax, colour, label)
+
     @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
@@ -218,6 +237,8 @@ class OperatorGraph:
         return after
 
     def _missing(self, name: str) -> str:
+        if name == INPUT:
+            return "'input' is the network's input, no operator"
         if name in self.fused:
             return f"'{name}' was fused into '{self.fused[name]}': ask for that, or trace with fuse=False to keep both"
         near = get_close_matches(name, [*self._by_name, INPUT], n=3, cutoff=0.5)

@@ -1,29 +1,79 @@
-"""The ledger: every term that adds up to a score."""
+"""The ledger: every term that adds up to a score.
+
+Indices: n image, k constant (one term), c channel. Terms stand in the order of the graph.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from linreg.errors import LinregError
+from linreg.operators import Affine
 from linreg.summary import table
 from linreg.target import sum_per_image
+
+if TYPE_CHECKING:
+    from linreg.graph import OperatorGraph
+
+Row = tuple[str, str, float]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """g_k ⊙ β_k of one constant at one node: (N, *shape of the constant), in units of the score."""
+    """g_k ⊙ β_k of one constant at one node: `values` (N, *shape of the constant), in units of the score.
+
+    `kind` is that of the constant. `at_output` says that no gate follows, as with the output's bias: its share is the
+    same at every input. `spread` computes g ⊙ β before its sum over the positions that share β.
+    """
 
     node: str
     name: str
     kind: str
     values: Tensor
+    at_output: bool = False
+    spread: Callable[[], Tensor] | None = None
 
     @property
     def total(self) -> Tensor:
         """The constant's share of y, (N,)."""
         return sum_per_image(self.values)
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of the channels: the only one along which the constant varies, or the first after the batch."""
+        varying = [dim for dim in range(1, self.values.dim()) if self.values.shape[dim] > 1]
+        return varying[0] if len(varying) == 1 else 1
+
+    @property
+    def channels(self) -> Tensor:
+        """The share of each channel, (N, C); C = 1 where one number serves them all."""
+        if self.values.dim() == 1:
+            return self.values[:, None]
+        return self.values.movedim(self.channel_dim, 1).flatten(2).sum(-1) if self.values.dim() > 2 else self.values
+
+    @cached_property
+    def elements(self) -> Tensor:
+        """g ⊙ β at each element of the node, (N, *shape of the node): what `values` sums over positions.
+
+        Computed when asked for, by one sweep back to the node. Raises LinregError for a term without its graph.
+        """
+        if self.spread is None:
+            raise LinregError(f"the term '{self.name}' was made without a graph: it has no elements")
+        return self.spread()
+
+    @property
+    def positions(self) -> Tensor:
+        """The share of each position, (N, *positions): `elements` summed over the channels."""
+        return self.elements.sum(self.channel_dim) if self.elements.dim() > 1 else self.elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +100,11 @@ class Ledger:
         return sum((term.total for term in self.terms), self.input_share * 0)
 
     @property
+    def output_share(self) -> Tensor:
+        """What the constants after the last gate give, (N,): a part of `bias_share`."""
+        return sum((term.total for term in self.terms if term.at_output), self.input_share * 0)
+
+    @property
     def total(self) -> Tensor:
         """What the ledger sums to, (N,): y, to rounding."""
         return self.input_share + self.bias_share
@@ -60,23 +115,112 @@ class Ledger:
         inputs = sum_per_image(self.input.abs())
         return sum((sum_per_image(term.values.abs()) for term in self.terms), inputs)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each term: that of its constant, with its node where a constant is read at several."""
+        names = [term.name for term in self.terms]
+        return tuple(t.name if names.count(t.name) == 1 else f"{t.name} at {t.node}" for t in self.terms)
+
+    def __getitem__(self, label: str) -> Term:
+        """The term of that label. Raises LinregError, with the near ones, where there is none."""
+        found = dict(zip(self.labels, self.terms, strict=True))
+        if label not in found:
+            near = get_close_matches(label, found, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(map(repr, near))}?" if near else "`labels` lists them"
+            raise LinregError(f"the ledger has no term '{label}'; {hint}")
+        return found[label]
+
     def __sub__(self, other: Ledger) -> Ledger:
         """Term by term, of two ledgers of one graph: those of y⁺ are those of P(σ) less those of u."""
-        pairs = zip(self.terms, other.terms, strict=True)
-        return Ledger(
-            self.weight - other.weight, self.x, tuple(replace(a, values=a.values - b.values) for a, b in pairs)
-        )
+        terms = tuple(_difference(a, b) for a, b in zip(self.terms, other.terms, strict=True))
+        return Ledger(self.weight - other.weight, self.x, terms)
 
-    def rows(self, image: int = 0) -> list[tuple[str, str, float]]:
-        """(term, kind, share of y) of one image, from the input through every constant in the order of the graph."""
-        rows = [("c · x", "input", self.input_share[image].item())]
-        return rows + [(term.name, term.kind, term.total[image].item()) for term in self.terms]
+    def by_node(self) -> dict[str, Tensor]:
+        """The share of each node's constants together, (N,)."""
+        return self._grouped(term.node for term in self.terms)
 
-    def summary(self, image: int = 0) -> str:
-        """The ledger of one image as a table, with its total."""
-        rows = [*self.rows(image), ("total", "", self.total[image].item())]
-        return table(
-            [(name, kind, f"{share:+.6g}") for name, kind, share in rows],
-            ("term", "kind", "share of y"),
-            (2,),
-        )
+    def by_module(self, depth: int = 1) -> dict[str, Tensor]:
+        """The same for the modules of the first `depth` levels ("layer1.0" has depth 2), (N,)."""
+        return self._grouped(module(term.node, depth) for term in self.terms)
+
+    def by_kind(self) -> dict[str, Tensor]:
+        """The share of all biases, batch norm shifts, gate offsets, pads and other constants that there are, (N,)."""
+        return self._grouped(term.kind for term in self.terms)
+
+    def by_channel(self) -> dict[str, Tensor]:
+        """The shares of each term's channels, (N, C), by its label."""
+        return {label: term.channels for label, term in zip(self.labels, self.terms, strict=True)}
+
+    def rows(self, image: int = 0, sort: bool = False) -> list[Row]:
+        """(term, kind, share of y) of one image, from the input through every constant in the order of the graph.
+
+        With `sort`, by falling absolute share.
+        """
+        shares = [(label, t.kind, t.total[image].item()) for label, t in zip(self.labels, self.terms, strict=True)]
+        rows = [("c · x", "input", self.input_share[image].item()), *shares]
+        return sorted(rows, key=lambda row: -abs(row[2])) if sort else rows
+
+    def summary(self, image: int = 0, sort: bool = False) -> str:
+        """The ledger of one image as a table, with the totals of each kind, of the output's bias, and of all."""
+        totals = {f"all of {kind}": share for kind, share in self.by_kind().items()}
+        totals |= {"after the last gate": self.output_share, "total": self.total}
+        rows = [*self.rows(image, sort), *((name, "", share[image].item()) for name, share in totals.items())]
+        cells = [(name, kind, f"{share:+.6g}") for name, kind, share in rows]
+        return table(cells, ("term", "kind", "share of y"), (2,))
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Arrays, for `numpy.savez` too: names, nodes and kinds of the K terms, `share` (N, K), and what is not a term.
+
+        `weight` and `x` are shaped like the input; `input_share`, `bias_share`, `output_share`, `total` are (N,).
+        """
+        wholes = ("weight", "x", "input_share", "bias_share", "output_share", "total")
+        arrays = {name: getattr(self, name).numpy(force=True) for name in wholes}
+        share = torch.stack([self.total, *(term.total for term in self.terms)], 1)[:, 1:]
+        texts = {"term": self.labels, "node": [t.node for t in self.terms], "kind": [t.kind for t in self.terms]}
+        return arrays | {"share": share.numpy(force=True)} | {name: np.array(t, str) for name, t in texts.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists, numbers and names only, ready for `json.dumps`: for each image the totals, by kind and by term."""
+        wholes = ("input_share", "bias_share", "output_share", "total")
+        terms = [
+            {"term": label, "node": t.node, "kind": t.kind, "at_output": t.at_output, "share": t.total.tolist()}
+            for label, t in zip(self.labels, self.terms, strict=True)
+        ]
+        kinds = {kind: share.tolist() for kind, share in self.by_kind().items()}
+        return {name: getattr(self, name).tolist() for name in wholes} | {"by_kind": kinds, "terms": terms}
+
+    def _grouped(self, keys: Iterable[Key]) -> dict[Key, Tensor]:
+        groups: dict[Key, Tensor] = {}
+        for key, term in zip(keys, self.terms, strict=True):
+            groups[key] = groups[key] + term.total if key in groups else term.total
+        return groups
+
+
+def _difference(a: Term, b: Term) -> Term:
+    return replace(a, values=a.values - b.values, spread=lambda: a.elements - b.elements)
+
+
+def module(node: str, depth: int) -> str:
+    """The first `depth` levels of a node's path: "layer1.0" of "layer1.0.conv1" at 2."""
+    return ".".join(node.split(".")[:depth])
+
+
+def elements(affine: Affine, place: int, grad: Tensor) -> Tensor:
+    """g ⊙ β of the constant at `place` for each element of g = `grad`, whatever the operator does with its constants.
+
+    Its share is linear in g, so the derivative of its sum by g is β (a masked operator's: σ ⊙ β).
+    """
+    beta: Tensor = torch.func.grad(lambda g: affine.shares(g)[place][1].sum())(grad)
+    return grad * beta
+
+
+def after_gates(graph: OperatorGraph) -> set[str]:
+    """The affine nodes from which no gate or selection is reached: their constants weigh the same at every input."""
+    before: set[str] = set()
+    after: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name in before or not isinstance(node.operator, Affine):
+            before.update(node.inputs)
+        else:
+            after.add(node.name)
+    return after

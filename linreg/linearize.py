@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
+from linreg import matrices
 from linreg.certificate import Certificate
 from linreg.errors import LinregError
-from linreg.ledger import Ledger, Term
+from linreg.ledger import Ledger, Term, after_gates, elements
+from linreg.matrices import LIMIT, PathOperator
 from linreg.operators import Affine, Diagonal
 from linreg.summary import table
 from linreg.target import Target, cotangent, sum_per_image
@@ -32,6 +36,9 @@ class Linearization:
     input: Tensor
     frozen: Mapping[str, Affine]
     output: Tensor
+
+    def __repr__(self) -> str:
+        return f"Linearization of {self.graph!r} at {self.input.shape[0]} input(s)"
 
     def replace(self, frozen: Mapping[str, Affine]) -> Linearization:
         """The same region with some operators exchanged (by masked ones, say), and the output that they give."""
@@ -65,6 +72,27 @@ class Linearization:
         nodes = self.graph.between(start, stop)
         return self.graph.pull({stop: g}, lambda node, g: self.frozen[node.name].adjoint(g), nodes)[start]
 
+    def matrix(
+        self, stop: str | None = None, start: str = "input", format: str = "dense", limit: int = LIMIT
+    ) -> Tensor | csr_array:
+        """J = ∂stop/∂start on this region, of one input: flattened `stop` × flattened `start`, in C order.
+
+        `format` is "dense" (a tensor of the graph's dtype, on its device) or "csr" (scipy). `stop` is the output by
+        default: H_L there, H_l at a node before it. Both factorings of the paper are sub-paths. Gates on outputs
+        (Eq. 3), Ŵ_l = diag(gate) W_l: from the gate before, or the input, to this gate. Gates on inputs (Eq. 13),
+        Ŵ_l = W_l diag(gate): from the layer before, where it comes into its gate, to this layer; W_1 from the input.
+        Raises LinregError for unknown or unconnected nodes, for several inputs at once, and before any work where
+        the matrix would take more than `limit` bytes.
+        """
+        return matrices.matrix(self, stop or self.graph.output, start, format, limit)
+
+    def operator(self, stop: str | None = None, start: str = "input") -> PathOperator:
+        """J = ∂stop/∂start as a `scipy.sparse.linalg.LinearOperator`, without a matrix: for `svds`, norms and solvers.
+
+        Raises LinregError for unknown or unconnected nodes and for several inputs at once.
+        """
+        return PathOperator(self, stop or self.graph.output, start)
+
     def score(self, target: Target = None) -> Tensor:
         """y of each image, (N,): the output weighted by `target` (w of Eq. 1)."""
         return sum_per_image(self.output * cotangent(target, self.output))
@@ -76,27 +104,30 @@ class Linearization:
     @torch.no_grad()
     def ledger(self, target: Target = None) -> Ledger:
         """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19)."""
-        terms: list[Term] = []
+        seed, last, terms = cotangent(target, self.output), after_gates(self.graph), list[Term]()
+
+        def spread(node: str, place: int) -> Tensor:
+            return elements(self.frozen[node], place, self.adjoint(seed, start=node))
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
-            terms.extend(
-                Term(node.name, constant.name or f"{node.name}.{constant.kind}", constant.kind, share)
-                for constant, share in reversed(affine.shares(grad))
-            )
+            for place, (constant, share) in reversed(list(enumerate(affine.shares(grad)))):
+                name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
+                late = partial(spread, node.name, place)
+                terms.append(Term(node.name, name, constant.kind, share, at_output, late))
             return affine.adjoint(grad)
 
-        seed = cotangent(target, self.output)
         weight = self.graph.pull({self.graph.output: seed}, step)["input"]
         return Ledger(weight, self.input, tuple(reversed(terms)))
 
     def certificate(self, target: Target = None) -> Certificate:
-        """Whether y = c·x + Σ ledger holds at this input, and to what."""
-        return Certificate.of(self.score(target), self.ledger(target))
+        """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound."""
+        cotangent(target, self.output)
+        return Certificate(self, target)
 
     def open_fraction(self, name: str) -> float | None:
         """The share of a gate's units whose slope is not 0, over all images; None for a node that is no gate."""
-        affine = self.frozen[name]
+        affine = self.frozen[self.graph[name].name]
         return affine.slope.ne(0).double().mean().item() if isinstance(affine, Diagonal) else None
 
     def summary(self) -> str:
@@ -111,6 +142,13 @@ class Linearization:
         return self.input.new_zeros(self.input.shape[0], *self.graph.shape(name))
 
     def _check(self, value: Tensor, name: str) -> None:
+        if not isinstance(value, Tensor):
+            raise LinregError(f"a vector at '{name}' must be a torch.Tensor, not {type(value).__name__}")
         wanted = (self.input.shape[0], *self.graph.shape(name))
         if tuple(value.shape) != wanted:
             raise LinregError(f"a vector at '{name}' must have shape {wanted}, not {tuple(value.shape)}")
+        if value.dtype != self.graph.dtype or value.device != self.graph.device:
+            raise LinregError(
+                f"a vector at '{name}' must be {self.graph.dtype} on {self.graph.device} like the network, "
+                f"not {value.dtype} on {value.device}"
+            )

@@ -20,7 +20,8 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
     names = [_name(path) for path, _ in paths]
     if output is None:
         if len(paths) != 1:
-            raise LinregError(f"the model returns {len(paths)} outputs: choose one with output= {_listed(names)}")
+            choice = f"linreg.trace(model, x, output=…) takes {_listed(names)}"
+            raise LinregError(f"the model returns {len(paths)} outputs: choose one; {choice}")
         place = 0
     elif str(output) in names:
         place = names.index(str(output))

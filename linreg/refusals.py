@@ -9,11 +9,12 @@ PRODUCT = "it multiplies data by data, which is not piecewise linear"
 STEP = "it is a step or a comparison: its slope is 0 and its jumps are no affine function"
 DATA_INDEX = "it chooses elements by the values of its data"
 
+ALONE = ("topk", "sort", "argmax", "nonzero", "argsort")  # these look at the values of their one argument
+
 REASONS = {
     **dict.fromkeys(
-        ("sigmoid", "tanh", "silu", "gelu", "hardswish", "softplus", "elu", "selu", "celu", "mish", "exp", "log",
-         "sqrt", "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square",
-         "hardsigmoid"),
+        ("sigmoid", "tanh", "silu", "gelu", "softplus", "elu", "selu", "celu", "mish", "exp", "log",
+         "sqrt", "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square"),
         SMOOTH,
     ),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention"), ATTENTION),
@@ -22,13 +23,18 @@ REASONS = {
          "local_response_norm", "var", "std", "norm", "linalg_vector_norm", "var_mean"),
         NORM,
     ),
-    **dict.fromkeys(("mul", "bmm", "matmul", "mm", "einsum", "baddbmm", "bilinear"), PRODUCT),
+    **dict.fromkeys(("baddbmm", "bilinear"), PRODUCT),
+    "hardswish": "it is piecewise quadratic, not piecewise linear: use a piecewise-linear unit instead",
+    "einsum": "the table of rules does not know it: write a product with fixed weights as `x @ W`",
     **dict.fromkeys(("sign", "round", "floor", "ceil", "gt", "lt", "ge", "le", "eq", "ne", "heaviside"), STEP),
     **dict.fromkeys(("index", "gather", "topk", "sort", "argmax", "nonzero", "masked_select", "where"), DATA_INDEX),
 }  # fmt: skip
 
 
-def way_out(name: str) -> str:
-    """The reason for an ATen operator that has no rule."""
-    known = "the table of rules does not know it: rewrite it with supported operators, or add a rule for it"
-    return REASONS.get(name, known)
+UNKNOWN = "the table of rules does not know it: rewrite it with supported operators, or add a rule for it"
+
+
+def way_out(name: str, data: int) -> str:
+    """The reason for an ATen operator that has no rule, called with so many values that depend on the input."""
+    reason = REASONS.get(name, UNKNOWN)
+    return UNKNOWN if reason in (DATA_INDEX, PRODUCT) and data < 2 and name not in ALONE else reason

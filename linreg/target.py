@@ -29,7 +29,10 @@ def cotangent(target: Target, output: Tensor) -> Tensor:
         if output[0].numel() != 1:
             raise LinregError(f"the output has shape {shape} for each image: say which score to explain with `target`")
         return torch.ones_like(output)
-    given = target if isinstance(target, Tensor) else torch.as_tensor(target)
+    try:
+        given = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise LinregError(f"target must be a class index, one for each image, or weights, not {target!r}") from None
     if given.is_floating_point():
         if tuple(given.shape) not in (shape, tuple(output.shape)):
             raise LinregError(
@@ -43,7 +46,7 @@ def _one_hot(index: Tensor, output: Tensor) -> Tensor:
     images, shape = output.shape[0], tuple(output.shape[1:])
     if len(shape) != 1:
         raise LinregError(
-            f"a class index needs an output of shape (N, classes), not (N, {shape}): give weights instead"
+            f"a class index needs an output of shape (N, classes), not {tuple(output.shape)}: give weights instead"
         )
     if tuple(index.shape) not in ((), (images,)) or index.dtype == torch.bool:
         raise LinregError(f"target must be one class index, or one for each of {images} images, not {index.tolist()}")

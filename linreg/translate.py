@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators import BATCH, Call, Data, Known, rule_for
+from linreg.operators.structure import RESHAPES
 from linreg.operators.table import operator_name
 from linreg.refusals import way_out
 
@@ -123,7 +124,8 @@ class _Translator:
         """Add the node of a call, or of the one output in use of a call with several."""
         rule = rule_for(operands.target)
         if rule is None:
-            self._refuse(call, way_out(operands.name), operands)
+            self._refuse(call, way_out(operands.name, len(operands.data)), operands)
+        self._check_sizes(call, operands)
         shape = self._shape(call)
         if _opname(call) == "slice" and operands.data[0].shape == shape:
             return operands.data[0]
@@ -132,6 +134,8 @@ class _Translator:
             built, inputs = rule(full)
         except LinregError as error:
             self._refuse(call, str(error), operands)
+        except (TypeError, AttributeError, RuntimeError) as error:
+            self._refuse(call, f"its arguments are of a kind that its rule does not know ({error})", operands)
         name = self.names[call]
         module, _ = _module(call)
         self.nodes[name] = Node(name, built, tuple(x.name for x in inputs), shape, module, _source(call))
@@ -142,19 +146,38 @@ class _Translator:
         several, index = call.args
         operands = self.values[several]  # type: ignore[index]
         if not isinstance(operands, Call):
-            return Known(operands.name, operands.value[index])
+            return Known(operands.name, operands.value[index], operands.each)
         return self._node(call, Call(operands.target, operands.arguments, (), operands.like, int(index)))  # type: ignore[arg-type]
 
     def _fold(self, call: fx.Node, operands: Call) -> Any:
         """A call on constants alone: its value, under the name of its one source if there is just one."""
         sources = {leaf.name for leaf in operands.leaves if isinstance(leaf, Known)} - {""}
-        if any(leaf is BATCH for leaf in operands.leaves) and not _one_for_each(operands):
-            self._refuse(call, "it makes a constant from the number of images, other than one for each image", operands)
+        if torch.Tag.nondeterministic_seeded in call.target.tags:  # type: ignore[union-attr]
+            self._refuse(call, "it draws random numbers: the network is another at each call", operands)
+        each = any(isinstance(leaf, Known) and leaf.each for leaf in operands.leaves)
+        if any(leaf is BATCH for leaf in operands.leaves):
+            if not _one_for_each(operands):
+                why = "it makes a constant from the number of images, other than one for each image"
+                self._refuse(call, why, operands)
+            each = True
+        self._check_sizes(call, operands)
+        if each:
+            self._apart(call)  # a constant of each image, made once, must stay one of each image
         value = operands.evaluate()
-        return Known(sources.pop() if len(sources) == 1 else "", value)
+        if not isinstance(value, Tensor | tuple | list):
+            return value
+        return Known(sources.pop() if len(sources) == 1 else "", value, each)  # type: ignore[arg-type]
+
+    def _check_sizes(self, call: fx.Node, operands: Call) -> None:
+        """Refuse what computes with the number of images, other than to keep it as a size."""
+        sized = operands.name in RESHAPES or operands.name in SIZED
+        if any(isinstance(x, torch.SymInt) or (x is BATCH and not sized) for x in operands.leaves):
+            self._refuse(call, "it computes with the number of images, which the graph leaves open", operands)
 
     def _identity(self, call: fx.Node, operands: Call) -> Any:
-        data = operands.data[0]
+        data = operands["self"] if operands["self"] is not None else operands["input"]
+        if isinstance(data, Known):  # type_as(data)
+            return Known(data.name, data.value.to(self.example.dtype))
         value = call.meta["val"]
         if isinstance(value, Tensor) and value.dtype != self.example.dtype:
             self._refuse(call, f"it converts the data to {value.dtype}: keep one dtype throughout", operands)
@@ -186,11 +209,15 @@ class _Translator:
         return int(value) if value.node.expr.is_number else value
 
     def _shape(self, call: fx.Node) -> tuple[int, ...]:
+        """The shape of a value for one image; refuses values of another dtype."""
+        dtype = call.meta["val"].dtype
+        if dtype != self.example.dtype:
+            self._refuse(call, f"its result is {dtype}: keep the data in one dtype, {self.example.dtype}", None)
+        return self._apart(call)
+
+    def _apart(self, call: fx.Node) -> tuple[int, ...]:
         """The shape of a value for one image; refuses values that do not keep the images apart."""
-        value = call.meta["val"]
-        if value.dtype != self.example.dtype:
-            self._refuse(call, f"its result is {value.dtype}: keep the data in one dtype, {self.example.dtype}", None)
-        sizes = [s.node.expr if isinstance(s, torch.SymInt) else s for s in value.shape]
+        sizes = [s.node.expr if isinstance(s, torch.SymInt) else s for s in call.meta["val"].shape]
         if not sizes or sizes[0] != self.batch or any(not isinstance(s, int) for s in sizes[1:]):
             shape = ", ".join("N" if s == self.batch else str(s) for s in sizes)
             why = f"its result has shape ({shape}), which does not keep the images of a batch apart in dimension 0"

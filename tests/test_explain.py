@@ -247,7 +247,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lr": -0.1}, "learning rate must be a positive number"),
     ({"lr": float("nan")}, "learning rate must be a positive number"),
     ({"lr": float("inf")}, "learning rate must be a positive number"),
-    ({"start": {}}, "no masks given"),
+    ({"start": {}}, "masks must be a mapping .* not an empty one"),
     ({"start": {"1": torch.full((3, 8), 0.5, dtype=torch.float64)}}, "must be those of the sites: 1, 3, 5"),
     ({"start": {"1": torch.full((8,), 0.5, dtype=torch.float64)}}, "must have shape"),
     ({"start": {"1": torch.full((3, 8), 1.5, dtype=torch.float64)}}, "must lie in"),

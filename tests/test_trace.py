@@ -358,7 +358,7 @@ def test_output_by_place() -> None:
 
 def test_several_outputs_need_a_choice() -> None:
     model, x = seeded(lambda: Several(True)), numbers(2, 4)
-    with pytest.raises(LinregError, match=r"returns 2 outputs: choose one with output= 'aux', 'scores'"):
+    with pytest.raises(LinregError, match=r"returns 2 outputs: choose one; .* takes 'aux', 'scores'"):
         linreg.trace(model, x)
     with pytest.raises(LinregError, match=r"no output 'score': choose one of 'aux', 'scores'"):
         linreg.trace(model, x, output="score")
@@ -605,3 +605,62 @@ def test_linreg_never_imports_dmbp() -> None:
                 continue
             tops = {name.partition(".")[0] for name in names}
             assert tops <= third_party | {"linreg"} | sys.stdlib_module_names, (source.name, tops)
+
+
+# ---- what only other batch sizes show ----
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * 10 / x.numel(),
+        lambda x: x * (x.shape[0] + 1),
+        lambda x: x / x.shape[0],
+        lambda x: F.hardtanh(x, -x.shape[0], 2 * x.shape[0]),
+        lambda x: torch.add(x, x, alpha=x.shape[0]),
+        lambda x: x.relu() if x.shape[0] == 1 else (-x).relu(),
+        lambda x: x.relu() + torch.ones(x.shape[0], 1).double().cumsum(0),
+        lambda x: x.relu() + torch.ones(2 * x.shape[0]).double().sum(),
+    ],
+)
+def test_what_depends_on_the_number_of_images_is_refused(function: Callable[[Tensor], Tensor], images: int) -> None:
+    with pytest.raises(LinregError, match=r"number of (images|inputs)|images of a batch"):
+        linreg.trace(seeded(lambda: nn.Sequential(nn.Linear(4, 3), Lambda(function))), numbers(images, 4))
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_length_fixes_the_batch(images: int) -> None:
+    """len(x) is a plain number to the exporter: the graph is of that number of inputs, and says so."""
+    model = Lambda(lambda x: x.relu() * len(x) if len(x) == 1 else (-x).relu() * len(x))
+    x = numbers(images, 4)
+    graph = linreg.trace(model, x)
+    assert graph.batch == images
+    torch.testing.assert_close(graph(x), model(x), **EXACT)
+    with pytest.raises(LinregError, match="fixes its batch size"):
+        graph(numbers(images + 1, 4))
+
+
+def test_random_constants_are_refused() -> None:
+    with pytest.raises(LinregError, match="random numbers"):
+        linreg.trace(Lambda(lambda x: x.relu() + 1e-12 * torch.randn(4).double()), numbers(3, 4))
+
+
+def test_constants_take_the_type_of_data() -> None:
+    mean = torch.tensor([0.5, -1.0, 2.0, 0.25])
+    x = numbers(3, 4)
+    graph = linreg.trace(Lambda(lambda x: (x - mean.type_as(x)).relu()), x)
+    torch.testing.assert_close(graph(x), (x - mean.double()).relu(), **EXACT)
+
+
+def test_a_number_read_from_a_buffer_is_a_constant() -> None:
+    model = Lambda(lambda x: x.relu() * torch.tensor(2.5).item())
+    x = numbers(3, 4)
+    torch.testing.assert_close(linreg.trace(model, x)(x), 2.5 * x.relu(), **EXACT)
+
+
+@pytest.mark.parametrize("mixing", [lambda h: 3 * h - h.sum(0).expand(2, 2), lambda h: h.flip(0)])
+def test_symmetric_mixing_within_a_fixed_batch_is_refused(mixing: Callable[[Tensor], Tensor]) -> None:
+    """That rotating the batch rotates the output is not enough."""
+    with pytest.raises(LinregError, match="batch"):
+        linreg.trace(Lambda(lambda x: mixing(x.relu().view(2, 2))), torch.ones(2, 2).double() + numbers(2, 2).abs())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
+import numpy as np
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Shape, sum_to
 from linreg.operators.linear import Scale
+from linreg.operators.sparse import positions, selection
 from linreg.operators.table import Built, Call, Data, Known, rule
 
 
@@ -36,6 +40,13 @@ class Sum(Affine):
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return tuple(
             sum_to(grad if a == 1 else a * grad, (grad.shape[0], *shape))
+            for a, shape in zip(self.coefficients, self.shapes, strict=True)
+        )
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """a_k I for each k, its rows repeated where x_k is broadcast."""
+        return tuple(
+            selection(np.broadcast_to(positions(shape), self.shape), prod(shape), float(a))
             for a, shape in zip(self.coefficients, self.shapes, strict=True)
         )
 

@@ -13,7 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.operators.sparse import degrees_of, diagonal
 
 Shape = tuple[int, ...]
 
@@ -58,7 +62,7 @@ class Operator(ABC):
 class Affine(Operator):
     """z = A(x_1, …, x_K) + Σ β, with A linear: an operator on one linear region.
 
-    A subclass gives `linear` (A) and `adjoint` (Aᵀ), and lists its β in `constants`.
+    A subclass gives `linear` (A), `adjoint` (Aᵀ) and `sparse` (A as matrices), and lists its β in `constants`.
     """
 
     constants: tuple[Constant, ...] = ()
@@ -70,6 +74,14 @@ class Affine(Operator):
     @abstractmethod
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         """Aᵀ g: one tensor for each data input."""
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """The matrices (A_1, …, A_K) of A for one image: flattened output × flattened input, both in C order."""
+        raise LinregError(f"operator '{self.kind}' gives no explicit matrix: use `operator`, which needs none")
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        """For each of these matrices, at most how many nonzeros a row and a column have; builds nothing large."""
+        return tuple(degrees_of(matrix) for matrix in self.sparse())
 
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         """Each β with its share of the score, where `grad` is the score's gradient at z."""
@@ -110,10 +122,15 @@ class Diagonal(Affine):
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (self.linear(grad),)
 
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        return (diagonal(self.slope[image]),)
+
 
 @dataclass(frozen=True, eq=False)
 class LinearFunction(Affine):
     """z = f(x_1, …, x_K) + Σ β for any f that is linear; its adjoint is the vector-Jacobian product of f itself.
+
+    Abstract: a subclass says what kind of function f is, and so what its matrices are.
 
     `shapes` are those of the inputs without the batch: a linear f has the same Jacobian everywhere, so zeros will do.
     """
@@ -130,3 +147,7 @@ class LinearFunction(Affine):
         zeros = [grad.new_zeros(()).expand(grad.shape[0], *shape) for shape in self.shapes]
         pull: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(self.function, *zeros)[1]
         return pull(grad)
+
+    @abstractmethod
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """The matrices of f."""

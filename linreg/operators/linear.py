@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to
+from linreg.operators.sparse import contraction, of_image, positions, selection, to_numpy
+from linreg.operators.stencil import Stencil
 from linreg.operators.table import Built, Call, Data, Known, rule
 
 
 @dataclass(frozen=True, eq=False)
 class Linear(Affine):
-    """z = W x + b over the last dimension: W (out, in), x (N, …, in)."""
+    """z = W x + b over the last dimension: W (out, in), x (N, …, in), with `places` vectors x in each image."""
 
     weight: Tensor
     constants: tuple[Constant, ...] = ()
+    places: int = 1
     kind = "linear"
 
     def linear(self, *inputs: Tensor) -> Tensor:
@@ -30,10 +36,19 @@ class Linear(Affine):
     def __call__(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight, _total(self.constants))
 
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """diag(W, …, W), one W for each place."""
+        columns = positions((self.places, 1, self.weight.shape[1]))
+        return (contraction(to_numpy(self.weight), columns, columns.size),)
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        outputs, inputs = self.weight.shape
+        return ((inputs, outputs),)
+
     def scaled(self, factor: Tensor, shift: Constant) -> Linear:
         """diag(factor) (W x + b) + shift: batch norm folded into the layer."""
         scaled = tuple(replace(c, value=c.value * factor) for c in self.constants)
-        return Linear(self.weight * factor[:, None], (*scaled, shift))
+        return replace(self, weight=self.weight * factor[:, None], constants=(*scaled, shift))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +97,33 @@ class Convolution(Affine):
         total = _total(self.constants)
         return self._convolve(inputs[0], None if total is None else total.flatten())
 
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        matrix = self.stencil.sparse()
+        return (matrix.T.tocsr() if self.transposed else matrix,)
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        row, column = self.stencil.degrees()
+        return ((column, row) if self.transposed else (row, column),)
+
+    @property
+    def stencil(self) -> Stencil:
+        """This convolution, or the one from z to x that it is the transpose of."""
+        shape, sizes = self.shape, self.sizes
+        if self.transposed:
+            shape, sizes = (self.weight.shape[1] * self.groups, *sizes), shape[1:]
+        return Stencil(self.weight, shape, sizes, self.stride, self.padding, self.dilation, self.groups)
+
+    @property
+    def sizes(self) -> Shape:
+        """The sizes of z."""
+        sides = zip(
+            self.shape[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation, self.output_padding,
+            strict=True,
+        )  # fmt: skip
+        if self.transposed:
+            return tuple((n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in sides)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sides)
+
     def scaled(self, factor: Tensor, shift: Constant) -> Convolution:
         """diag(factor) (W ∗ x + b) + shift: batch norm folded into the layer, one factor for each output channel."""
         column = factor.view(-1, *[1] * (self.weight.dim() - 1))
@@ -104,6 +146,54 @@ class Scale(Affine):
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (sum_to(grad * self.factor, (grad.shape[0], *self.shape)),)
 
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """diag(a), its rows repeated where x is broadcast."""
+        scale = of_image(self.factor, image, len(self.shape)) if isinstance(self.factor, Tensor) else self.factor
+        factor, source = np.broadcast_arrays(to_numpy(scale), positions(self.shape))
+        return (selection(source, prod(self.shape), factor),)
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul(LinearFunction):
+    """z = x W, or W x with `left`, over the last two dimensions: W (…, k, m) fixed, or one for each image, (N, …)."""
+
+    weight: Tensor = field(kw_only=True)
+    left: bool = field(kw_only=True)
+    kind: str = "matmul"
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """Element (…, i, m) is row i of the left factor times column m of the right one, over k."""
+        x, weight = positions((1, *self.shapes[0])), to_numpy(self._weight(image))
+        if self.left:
+            matrix = contraction(weight[..., :, None, :], x.swapaxes(-1, -2)[..., None, :, :], x.size)
+        else:
+            matrix = contraction(weight.swapaxes(-1, -2)[..., None, :, :], x[..., :, None, :], x.size)
+        return (matrix,)
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        weight = self._weight()
+        inner = weight.shape[-1 if self.left else -2]
+        return ((inner, weight.numel() // inner),)
+
+    def _weight(self, image: int = 0) -> Tensor:
+        """W for one image; a vector as a matrix."""
+        weight = of_image(self.weight, image, max(2, len(self.shapes[0])))
+        return weight if weight.dim() > 1 else weight[None, :] if self.left else weight[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class SameConvolution(LinearFunction):
+    """z = W ∗ x + b with z as large as x: an even window takes one zero more behind x than before it."""
+
+    stencil: Stencil = field(kw_only=True)
+    kind: str = "conv (same)"
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        return (self.stencil.sparse(),)
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        return (self.stencil.degrees(),)
+
 
 def _total(constants: tuple[Constant, ...]) -> Tensor | None:
     if not constants:
@@ -123,7 +213,7 @@ def _bias(known: Known | None, positions: int) -> tuple[Constant, ...]:
 @rule("linear")
 def _linear(call: Call) -> Built:
     x = call.one_data("input")
-    return Linear(call["weight"].value, _bias(call["bias"], 0)), (x,)
+    return Linear(call["weight"].value, _bias(call["bias"], 0), prod(x.shape[:-1])), (x,)
 
 
 @rule("addmm")
@@ -144,7 +234,8 @@ def _matmul(call: Call) -> Built:
     x = call.one_data(place)
     if place != "self" and len(x.shape) < 2:
         raise LinregError("it sums over the batch dimension: multiply from the right, x @ W")
-    return LinearFunction(call.evaluate, (x.shape,), kind="matmul"), (x,)
+    (weight,) = (leaf.value for leaf in call.leaves if isinstance(leaf, Known))
+    return MatMul(call.evaluate, (x.shape,), weight=weight, left=place != "self"), (x,)
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -161,8 +252,8 @@ def _convolution(call: Call) -> Built:
         reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         padding = [r // 2 if call["padding"] == "same" else 0 for r in reach]
         if call["padding"] == "same" and any(r % 2 for r in reach):
-            # An even kernel needs one zero more on one side than on the other: no convolution with symmetric padding.
-            return _convolution_by_call(call)
+            stencil = Stencil(weight, x.shape, x.shape[1:], stride, padding, dilation, call["groups"])
+            return _same_convolution(call, stencil)
     else:
         padding = geometry("padding")
     return (
@@ -174,11 +265,11 @@ def _convolution(call: Call) -> Built:
     )  # fmt: skip
 
 
-def _convolution_by_call(call: Call) -> Built:
+def _same_convolution(call: Call, stencil: Stencil) -> Built:
     x, bias = call.one_data("input"), call["bias"]
     bare = replace(call, arguments=call.arguments | {"bias": None})
     constants = _bias(bias, len(call.shape) - 1)
-    return LinearFunction(bare.evaluate, (x.shape,), constants, kind="conv (same)"), (x,)
+    return SameConvolution(bare.evaluate, (x.shape,), constants, stencil=stencil), (x,)
 
 
 @rule("_native_batch_norm_legit_no_training", "batch_norm", "native_batch_norm", "cudnn_batch_norm")

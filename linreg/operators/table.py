@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators.base import LinearFunction, Operator, Shape
+from linreg.operators.base import Operator, Shape
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,14 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """An argument that does not: a parameter, a buffer, or what was computed from them alone."""
+    """An argument that does not: a parameter, a buffer, or what was computed from them alone.
+
+    `each` says that there is one for each image in dimension 0, made once.
+    """
 
     name: str
     value: Tensor
+    each: bool = False
 
 
 class _Batch:
@@ -140,8 +144,3 @@ def operator_name(target: Any) -> str:
 def rule_for(target: Any) -> Rule | None:
     """The rule of an ATen overload: its own if there is one, else that of its operator."""
     return RULES.get(str(target).removeprefix("aten."), RULES.get(operator_name(target)))
-
-
-def as_linear(call: Call, kind: str) -> Built:
-    """The operator of a call that is linear in all its data arguments taken together."""
-    return LinearFunction(call.evaluate, tuple(data.shape for data in call.data), kind=kind), call.data

@@ -1,0 +1,175 @@
+"""How sure the gates are: the distance of each unit from its kink, and what rounding may have done to it.
+
+Two errors are carried forward beside each value ẑ, as bounds on |ẑ − z|:
+
+    e ← |A| e + γ (|A| |ẑ| + |β|),   at a gate e ← max|slope| e.
+
+The first starts with 0 at the input and goes through all layers: where |ẑ − kink| > e, exact arithmetic chooses the
+same piece. Each |W| multiplies the last, so in a deep network it soon says nothing. The second starts anew after each
+gate: it is what the roundings since the last gates can do, with the values that these gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.operators import Affine, Diagonal, Gate, Operator
+from linreg.operators.gates import Clamp, LeakyReLU, ReLU
+from linreg.operators.pooling import MaxPool, Selection
+from linreg.rounding import gamma, rounding, widening
+
+if TYPE_CHECKING:
+    from linreg.graph import Node, OperatorGraph
+    from linreg.linearize import Linearization
+
+State = tuple[Tensor, Tensor, Tensor]  # ẑ, its error from the input on, its error since the last gates
+
+
+@dataclass(frozen=True, eq=False)
+class Margin:
+    """One gate site of `units` units for each image; all other fields (N,).
+
+    `nearest` is min |ẑ − kink|, `relative` the same in units of the bound since the last gates. `doubtful` counts the
+    units that are within that bound, `unproved` those within the bound from the input on.
+    """
+
+    site: str
+    units: int
+    nearest: Tensor
+    relative: Tensor
+    doubtful: Tensor
+    unproved: Tensor
+
+
+@torch.no_grad()
+def margins(graph: OperatorGraph, x: Tensor) -> tuple[Margin, ...]:
+    """The margin of every elementwise gate at x, in the order of the graph; the ties of max pooling are not judged.
+
+    Raises LinregError where x does not fit the graph.
+    """
+    graph.check(x)
+    found: list[Margin] = []
+
+    def step(node: Node, states: tuple[State, ...]) -> State:
+        if isinstance(node.operator, Gate):
+            found.append(_margin(node, *states[0]))
+        return carry(node.operator, states)
+
+    zero = torch.zeros_like(x)
+    graph.evaluate({"input": (x, zero, zero)}, step)
+    return tuple(found)
+
+
+def nearest(found: Sequence[Margin], image: int) -> str:
+    """Half a sentence on the unit that is nearest to its kink, in units of its bound."""
+    first = min(found, key=lambda margin: margin.relative[image].item(), default=None)
+    if first is None or first.relative[image].isinf():
+        return ""
+    return (
+        f"; the nearest kink, in '{first.site}', is {first.relative[image]:.2g} times as far as rounding since the "
+        "last gates can reach"
+    )
+
+
+def disagreements(a: Linearization, b: Linearization) -> dict[str, Tensor]:
+    """How many units of each gate and selection are on different pieces in two linearizations of one network, (N,).
+
+    They may differ in dtype (float32 against float64), which is what it is for, and in their inputs. Raises LinregError
+    where their graphs have not the same sites.
+    """
+    ours, theirs = _pieces(a), _pieces(b)
+    if ours.keys() != theirs.keys() or len(a.input) != len(b.input):
+        odd = sorted(ours.keys() ^ theirs.keys()) or [f"{len(a.input)} and {len(b.input)} images"]
+        raise LinregError(f"only two linearizations of one network can be compared; these differ in {', '.join(odd)}")
+    return {site: _differing(ours[site], theirs[site]) for site in ours}
+
+
+def _pieces(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
+    """What tells a region from others: slope and offset of each gate, index of each selection."""
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for name, affine in lin.frozen.items():
+        if isinstance(affine, Diagonal) and lin.graph[name].is_gate:
+            found[name] = (affine.slope,) if affine.offset is None else (affine.slope, affine.offset)
+        elif isinstance(affine, Selection):
+            found[name] = (affine.index,)
+    return found
+
+
+def _differing(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
+    """In the shorter of the two arithmetics: a slope of 0.1 is not the same number in both."""
+    different = torch.zeros_like(ours[0], dtype=torch.bool)
+    for a, b in zip(ours, theirs, strict=True):
+        shorter = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+        different |= a.to(shorter) != b.to(a.device, shorter)
+    return different.flatten(1).sum(1)
+
+
+def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
+    kinks, _ = gate(node.operator)
+    distance = torch.stack([(z - kink).abs() for kink in kinks]).amin(0).flatten(1)
+    total, recent = total.flatten(1), recent.flatten(1)
+    relative = torch.where(distance > 0, distance / recent, distance)
+    return Margin(
+        node.name, distance.shape[1], distance.amin(1), relative.amin(1),
+        (distance <= recent).sum(1), (distance <= total).sum(1),
+    )  # fmt: skip
+
+
+@singledispatch
+def gate(operator: Operator) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
+    """The kinks of a gate and its steepest absolute slope: the table of gates; `register` adds an entry."""
+    raise LinregError(f"it is not known where the kinks of '{operator.kind}' are: add an entry with `gate.register`")
+
+
+@gate.register
+def _relu(operator: ReLU) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
+    return (0.0,), 1.0
+
+
+@gate.register
+def _leaky_relu(operator: LeakyReLU) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
+    return (0.0,), torch.as_tensor(operator.negative_slope, dtype=torch.float64).abs().clamp_min(1)
+
+
+@gate.register
+def _clamp(operator: Clamp) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
+    return tuple(bound for bound in (operator.low, operator.high) if bound is not None), 1.0
+
+
+def carry(operator: Operator, states: tuple[State, ...]) -> State:
+    """The value and its two errors after one operator."""
+    values, totals, recents = zip(*states, strict=True)
+    affine = operator.freeze(*values)
+    z = affine(*values)
+    if isinstance(operator, MaxPool):  # a maximum moves no more than the largest of its arguments
+        return z, operator.pool(totals[0])[0], operator.pool(recents[0])[0]
+    error = _errors(affine, values)
+    if isinstance(operator, Gate):
+        steepest = torch.as_tensor(gate(operator)[1]).to(z)
+        return z, error((torch.zeros_like(z),)) + steepest * totals[0], torch.zeros_like(z)
+    if isinstance(operator, Affine):
+        return z, error(totals), error(recents)
+    return z, torch.full_like(z, torch.inf), torch.zeros_like(z)
+
+
+def _errors(affine: Affine, values: tuple[Tensor, ...]) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """e ↦ |A| e + γ (|A| |ẑ| + |β|), rounded up."""
+    rule, like = rounding(affine, *values), values[0]
+    roundings = rule.forward + len(affine.constants)
+    factor, wider = gamma(roundings, like), widening(roundings, like)
+    constants = sum((constant.value.abs() for constant in affine.constants), like.new_zeros(()))
+
+    def error(errors: tuple[Tensor, ...]) -> Tensor:
+        if not factor:
+            return rule.absolute(*errors)
+        moved = rule.absolute(*(e + factor * z.abs() for e, z in zip(errors, values, strict=True)))
+        return ((moved + factor * constants) * wider).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    return error
