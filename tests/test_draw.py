@@ -19,7 +19,7 @@ from nets import NETS, Lambda, traced
 from torch import nn
 
 import linreg
-from linreg.draw import BLUE_WHITE_RED, UNKNOWN, draw_graph, draw_spectrum
+from linreg.draw import BLUE_WHITE_RED, UNKNOWN, draw_graph, draw_matrix, draw_spectrum
 from linreg.layout import Layout, lay_out
 from linreg.paths import node_share, path_spectrum
 
@@ -209,3 +209,21 @@ def test_counts_may_exceed_every_float() -> None:
     ax = draw_spectrum(replace(spectrum, counts=(1, 2**5000, 1)), Figure().add_subplot())
     assert ax.figure.axes[1].get_ylim()[1] > 1505
     rendered(ax)
+
+
+@pytest.mark.parametrize(("name", "stop"), [("chain", None), ("residual_outer", None), ("conv_bn", None)])
+def test_a_matrix_is_drawn_as_it_is(name: str, stop: str | None) -> None:
+    t = traced(name)
+    lin = t.graph.linearize(t.lin.input[:1])
+    ax = draw_matrix(lin, stop)
+    (image,) = ax.get_images()
+    np.testing.assert_array_equal(image.get_array(), lin.matrix(stop).numpy())
+    assert image.norm(0) == 0.5 and image.cmap(0.5) == to_rgba("white")
+    assert "input: channel" in ax.get_xlabel() and ax.get_ylabel().startswith(f"{t.graph.output}: channel")
+    rendered(ax)
+
+
+def test_a_matrix_too_large_to_be_seen_is_refused() -> None:
+    t = traced("conv_bn")
+    with pytest.raises(linreg.LinregError, match="the limit is"):
+        draw_matrix(t.graph.linearize(t.lin.input[:1]), limit=10)
