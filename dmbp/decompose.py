@@ -65,6 +65,7 @@ class Split:
     def error(self) -> Tensor:
         """|y⁺ + y⁻ + y~ − y|, (N,), with y~ not from the difference but from its own recurrence."""
         mixed = sum_per_image(recurrence(self.lin, self.masks)[2] * cotangent(self.target, self.lin.output))
+        # The recurrence's y⁺ and y⁻ each hold u: what is set aside of them lies in y~.
         return (self.positive + self.negative + mixed + 2 * self._aside - self.y).abs()
 
     def ledger(self, part: str) -> Ledger:

@@ -9,7 +9,7 @@ PRODUCT = "it multiplies data by data, which is not piecewise linear"
 STEP = "it is a step or a comparison: its slope is 0 and its jumps are no affine function"
 DATA_INDEX = "it chooses elements by the values of its data"
 
-ALONE = ("topk", "sort", "argmax", "nonzero", "argsort")  # these look at the values of their one argument
+ALONE = ("topk", "sort", "argmax", "nonzero")  # these look at the values of their one argument
 
 REASONS = {
     **dict.fromkeys(

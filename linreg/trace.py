@@ -29,7 +29,8 @@ def trace(model: nn.Module, example: Tensor, *, fuse: bool = True, output: str |
     model returns several: a key of its dict or a place in its tuple.
 
     The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of
-    the model do not reach the graph. Raises LinregError, naming the node, its module and the source line, where the
+    the model do not reach the graph. Its forward runs a few times, hooks included, on copies of its input and buffers,
+    and on batches of other sizes. Raises LinregError, naming the node, its module and the source line, where the
     model is not piecewise linear, and where the graph does not reproduce its output on the example.
     """
     check(model, example)

@@ -40,7 +40,7 @@ def test_they_sum_to_the_jacobian_and_give_the_recurrence(name: str, sites: str)
     shifted = linreg.Linearization(lin.graph, 2 * x, lin.frozen, lin.output)
     for k, part in enumerate(split):
         step = recurrence(shifted, masks)[k] - recurrence(lin, masks)[k]
-        np.testing.assert_allclose(part @ x.flatten().numpy(), step.flatten().numpy(), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(part @ x.flatten().numpy(), step.flatten().numpy(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["residual_outer", "shortcut", "gates"])
