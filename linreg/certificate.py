@@ -6,7 +6,7 @@ With hats for what was computed, let ẑ_v = A_v ẑ + β_v + δ_v at each node 
     w·ẑ_out − (ĝ_in·x + Σ ĝ_v·β_v) = Σ_v ĝ_v·δ_v − Σ_u η_u·ẑ_u,
 
 exactly and for the computed numbers themselves: no |W| is ever multiplied by another, and no second-order term is
-dropped. `linreg.rounding` bounds |δ_v| ≤ γ (|A_v| |ẑ| + |β_v|) and |η_u| ≤ γ Σ |A_v|ᵀ |ĝ_v|, so that all there is to
+dropped. `Affine.rounding` bounds |δ_v| ≤ γ (|A_v| |ẑ| + |β_v|) and |η_u| ≤ γ Σ |A_v|ᵀ |ĝ_v|, so that all there is to
 compute is what flows through each node in absolute terms, |ĝ_v|·|A_v| |ẑ| and |ĝ_v|·|β_v|. The rest is the rounding of
 the final sums.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from linreg.ledger import Ledger, elements
 from linreg.margins import Margin, margins, nearest
-from linreg.rounding import gamma, rounding, widening
+from linreg.rounding import gamma, widening
 from linreg.target import Target, cotangent
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Te
 
     def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
         affine, values = lin.frozen[node.name], inputs.pop(node.name)
-        rule = rounding(affine, *values)
+        rule = affine.rounding(*values)
         shares = affine.shares(grad)
         forward = gamma(rule.forward + len(shares), grad)
         backward = gamma(rule.backward + max(readers[name] for name in node.inputs) - 1, grad)

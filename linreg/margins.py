@@ -13,17 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators import Affine, Diagonal, Gate, Operator
-from linreg.operators.gates import Clamp, LeakyReLU, ReLU
-from linreg.operators.pooling import MaxPool, Selection
-from linreg.rounding import gamma, rounding, widening
+from linreg.operators import Affine, Diagonal, Gate, Operator, Selection
+from linreg.rounding import gamma, widening
 
 if TYPE_CHECKING:
     from linreg.graph import Node, OperatorGraph
@@ -112,8 +109,8 @@ def _differing(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
 
 
 def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
-    kinks, _ = gate(node.operator)
-    distance = torch.stack([(z - kink).abs() for kink in kinks]).amin(0).flatten(1)
+    assert isinstance(node.operator, Gate)
+    distance = torch.stack([(z - kink).abs() for kink in node.operator.kinks]).amin(0).flatten(1)
     total, recent = total.flatten(1), recent.flatten(1)
     relative = torch.where(distance > 0, distance / recent, distance)
     return Margin(
@@ -122,46 +119,23 @@ def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
     )  # fmt: skip
 
 
-@singledispatch
-def gate(operator: Operator) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
-    """The kinks of a gate and its steepest absolute slope: the table of gates; `register` adds an entry."""
-    raise LinregError(f"it is not known where the kinks of '{operator.kind}' are: add an entry with `gate.register`")
-
-
-@gate.register
-def _relu(operator: ReLU) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
-    return (0.0,), 1.0
-
-
-@gate.register
-def _leaky_relu(operator: LeakyReLU) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
-    return (0.0,), torch.as_tensor(operator.negative_slope, dtype=torch.float64).abs().clamp_min(1)
-
-
-@gate.register
-def _clamp(operator: Clamp) -> tuple[tuple[Tensor | float, ...], Tensor | float]:
-    return tuple(bound for bound in (operator.low, operator.high) if bound is not None), 1.0
-
-
 def carry(operator: Operator, states: tuple[State, ...]) -> State:
     """The value and its two errors after one operator."""
     values, totals, recents = zip(*states, strict=True)
     affine = operator.freeze(*values)
     z = affine(*values)
-    if isinstance(operator, MaxPool):  # a maximum moves no more than the largest of its arguments
-        return z, operator.pool(totals[0])[0], operator.pool(recents[0])[0]
-    error = _errors(affine, values)
-    if isinstance(operator, Gate):
-        steepest = torch.as_tensor(gate(operator)[1]).to(z)
-        return z, error((torch.zeros_like(z),)) + steepest * totals[0], torch.zeros_like(z)
     if isinstance(operator, Affine):
+        error = _errors(affine, values)
         return z, error(totals), error(recents)
-    return z, torch.full_like(z, torch.inf), torch.zeros_like(z)
+    if isinstance(operator, Gate):
+        error = _errors(affine, values)
+        return z, error((torch.zeros_like(z),)) + operator.moves(*totals), torch.zeros_like(z)
+    return z, operator.moves(*totals), operator.moves(*recents)
 
 
 def _errors(affine: Affine, values: tuple[Tensor, ...]) -> Callable[[tuple[Tensor, ...]], Tensor]:
     """e ↦ |A| e + γ (|A| |ẑ| + |β|), rounded up."""
-    rule, like = rounding(affine, *values), values[0]
+    rule, like = affine.rounding(*values), values[0]
     roundings = rule.forward + len(affine.constants)
     factor, wider = gamma(roundings, like), widening(roundings, like)
     constants = sum((constant.value.abs() for constant in affine.constants), like.new_zeros(()))

@@ -16,9 +16,9 @@ import linreg
 from linreg import LinregError
 from linreg.certificate import completeness_bound
 from linreg.margins import carry, disagreements, margins
-from linreg.operators import Affine, Diagonal, Gate, Scale
+from linreg.operators import Affine, Diagonal, Scale
 from linreg.operators.sparse import diagonal
-from linreg.rounding import gamma, rounding, widening
+from linreg.rounding import gamma, widening
 
 every_net = pytest.mark.parametrize("name", NETS)
 FLOAT32, FLOAT64 = torch.float32, torch.float64
@@ -137,7 +137,7 @@ def test_every_operator_has_its_magnitude_and_its_lengths(name: str) -> None:
 
     def step(node: linreg.Node, inputs: tuple[Tensor, ...]) -> Tensor:
         affine = lin.frozen[node.name]
-        rule, dense = rounding(affine, *inputs), matrices(affine, inputs)
+        rule, dense = affine.rounding(*inputs), matrices(affine, inputs)
         sizes = [x.abs() for x in inputs]
         expected = sum(A @ x.flatten() for A, x in zip(dense, sizes, strict=True))
         torch.testing.assert_close(rule.absolute(*sizes).flatten(), expected, rtol=1e-12, atol=1e-12)
@@ -307,20 +307,6 @@ def test_only_one_network_can_be_compared() -> None:
         disagreements(traced("pools").lin, traced("chain").lin)
     with pytest.raises(LinregError, match="3 and 2 images"):
         disagreements(traced("chain").lin, traced("chain").graph.linearize(traced("chain").x[:2]))
-
-
-class Kinked(Gate):
-    kind = "kinked"
-
-    def freeze(self, *inputs: Tensor) -> Diagonal:
-        return Diagonal(torch.ones_like(inputs[0]))
-
-
-def test_a_gate_of_unknown_kinks_says_so() -> None:
-    t = traced("chain")
-    nodes = tuple(replace(node, operator=Kinked()) if node.is_gate else node for node in t.graph.nodes)
-    with pytest.raises(LinregError, match="where the kinks of 'kinked' are"):
-        margins(replace(t.graph, nodes=nodes), t.x)
 
 
 # ---- the object ----

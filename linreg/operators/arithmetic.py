@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -14,6 +14,7 @@ from linreg.operators.base import Affine, Constant, Shape, sum_to
 from linreg.operators.linear import Scale
 from linreg.operators.sparse import positions, selection
 from linreg.operators.table import Built, Call, Data, Known, rule
+from linreg.rounding import Rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,12 @@ class Sum(Affine):
             selection(np.broadcast_to(positions(shape), self.shape), prod(shape), float(a))
             for a, shape in zip(self.coefficients, self.shapes, strict=True)
         )
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """One product and K − 1 additions; where an input is broadcast, its adjoint adds up the copies."""
+        copies = max(prod(self.shape) // prod(shape) for shape in self.shapes)
+        absolute = replace(self, coefficients=tuple(abs(a) for a in self.coefficients))
+        return Rounding(absolute.linear, len(inputs), copies)
 
 
 def _sum(call: Call, *terms: tuple[float, Data | Known | float]) -> Built:

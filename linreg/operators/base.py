@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.sparse import degrees_of, diagonal
+from linreg.rounding import Rounding
 
 Shape = tuple[int, ...]
 
@@ -58,6 +62,10 @@ class Operator(ABC):
     def freeze(self, *inputs: Tensor) -> Affine:
         """The affine function that this operator is on the linear region of `inputs`."""
 
+    @abstractmethod
+    def moves(self, *errors: Tensor) -> Tensor:
+        """How far z can move where each input moves by no more than its error, within the region or out of it."""
+
 
 class Affine(Operator):
     """z = A(x_1, …, x_K) + Σ β, with A linear: an operator on one linear region.
@@ -86,6 +94,28 @@ class Affine(Operator):
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         """Each β with its share of the score, where `grad` is the score's gradient at z."""
         return [(constant, constant.share(grad)) for constant in self.constants]
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """How A rounds at such inputs, (N, *shape) each: by its matrices, with two roundings to spare.
+
+        An operator that has no matrices has an infinite bound: true, and of no use.
+        """
+        try:
+            images = [self.sparse(n) for n in range(len(inputs[0]))]
+        except LinregError:
+            return Rounding(self.linear, inf, inf)
+        degrees = [[degrees_of(matrix) for matrix in matrices] for matrices in images]
+        forward = max(sum(row for row, _ in each) for each in degrees)
+        backward = max(column for each in degrees for _, column in each)
+        return Rounding(partial(self._absolute, images), forward + 2, backward + 2)
+
+    def moves(self, *errors: Tensor) -> Tensor:
+        return self.rounding(*errors).absolute(*errors)
+
+    def _absolute(self, images: list[tuple[csr_array, ...]], *inputs: Tensor) -> Tensor:
+        flat = [x.double().flatten(1).numpy(force=True) for x in inputs]  # numpy has no bfloat16
+        rows = [sum(abs(A) @ x[n] for A, x in zip(matrices, flat, strict=True)) for n, matrices in enumerate(images)]
+        return torch.as_tensor(np.stack(rows)).to(inputs[0]).view(self.linear(*inputs).shape)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """A(x_1, …, x_K) + Σ β."""
@@ -124,6 +154,10 @@ class Diagonal(Affine):
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         return (diagonal(self.slope[image]),)
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        roundings = 0 if self.switch else 1
+        return Rounding(replace(self, slope=self.slope.abs()).linear, roundings, roundings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,26 @@ Bound = Tensor | float
 class Gate(Operator):
     """An elementwise piecewise-linear unit, φ(z) = s ⊙ z + t with s, t fixed by the region: the place of a mask."""
 
+    @property
+    @abstractmethod
+    def kinks(self) -> tuple[Bound, ...]:
+        """Where φ changes its piece: numbers, or tensors that broadcast to z."""
+
+    @property
+    def steepest(self) -> Bound:
+        """The largest |s|; infinite where φ jumps."""
+        return 1.0
+
+    def moves(self, *errors: Tensor) -> Tensor:
+        return (torch.as_tensor(self.steepest).to(errors[0]) * errors[0]).nan_to_num(nan=0.0, posinf=torch.inf)
+
 
 @dataclass(frozen=True, eq=False)
 class ReLU(Gate):
     """φ(z) = max(z, 0): s = [z > 0], t = 0 (Eqs. 2 and 3)."""
 
     kind = "relu"
+    kinks = (0.0,)
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
         return Diagonal((inputs[0] > 0).to(inputs[0]), switch=True)
@@ -34,6 +49,11 @@ class LeakyReLU(Gate):
 
     negative_slope: Bound
     kind: str = "leaky relu"
+    kinks = (0.0,)
+
+    @property
+    def steepest(self) -> Bound:
+        return torch.as_tensor(self.negative_slope, dtype=torch.float64).abs().clamp_min(1)
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
         (z,) = inputs
@@ -47,6 +67,10 @@ class Clamp(Gate):
     low: Bound | None
     high: Bound | None
     kind: str = "clamp"
+
+    @property
+    def kinks(self) -> tuple[Bound, ...]:
+        return tuple(bound for bound in (self.low, self.high) if bound is not None)
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
         (z,) = inputs

@@ -16,6 +16,7 @@ from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_t
 from linreg.operators.sparse import contraction, of_image, positions, selection, to_numpy
 from linreg.operators.stencil import Stencil
 from linreg.operators.table import Built, Call, Data, Known, rule
+from linreg.rounding import Rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,9 @@ class Linear(Affine):
     def degrees(self) -> tuple[tuple[int, int], ...]:
         outputs, inputs = self.weight.shape
         return ((inputs, outputs),)
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        return Rounding(replace(self, weight=self.weight.abs()).linear, *self.degrees()[0])
 
     def scaled(self, factor: Tensor, shift: Constant) -> Linear:
         """diag(factor) (W x + b) + shift: batch norm folded into the layer."""
@@ -105,6 +109,9 @@ class Convolution(Affine):
         row, column = self.stencil.degrees()
         return ((column, row) if self.transposed else (row, column),)
 
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        return Rounding(replace(self, weight=self.weight.abs()).linear, *self.degrees()[0])
+
     @property
     def stencil(self) -> Stencil:
         """This convolution, or the one from z to x that it is the transpose of."""
@@ -152,6 +159,12 @@ class Scale(Affine):
         factor, source = np.broadcast_arrays(to_numpy(scale), positions(self.shape))
         return (selection(source, prod(self.shape), factor),)
 
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """One product; where the input is broadcast, its adjoint adds up the copies."""
+        copies = self.linear(*inputs).numel() // inputs[0].numel()
+        factor = self.factor.abs() if isinstance(self.factor, Tensor) else abs(self.factor)
+        return Rounding(replace(self, factor=factor).linear, 1, copies)
+
 
 @dataclass(frozen=True, eq=False)
 class MatMul(LinearFunction):
@@ -175,6 +188,10 @@ class MatMul(LinearFunction):
         inner = weight.shape[-1 if self.left else -2]
         return ((inner, weight.numel() // inner),)
 
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        weight = self.weight.abs()
+        return Rounding(lambda x: weight @ x if self.left else x @ weight, *self.degrees()[0])
+
     def _weight(self, image: int = 0) -> Tensor:
         """W for one image; a vector as a matrix."""
         weight = of_image(self.weight, image, max(2, len(self.shapes[0])))
@@ -193,6 +210,11 @@ class SameConvolution(LinearFunction):
 
     def degrees(self) -> tuple[tuple[int, int], ...]:
         return (self.stencil.degrees(),)
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        stencil, convolve = self.stencil, (F.conv1d, F.conv2d, F.conv3d)[len(self.stencil.positions) - 1]
+        geometry = (stencil.stride, "same", stencil.dilation, stencil.groups)
+        return Rounding(lambda x: convolve(x, stencil.weight.abs(), None, *geometry), *self.degrees()[0])
 
 
 def _total(constants: tuple[Constant, ...]) -> Tensor | None:

@@ -8,13 +8,15 @@ from functools import reduce
 from math import prod
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array, eye_array, kron
 from torch import Tensor
 
 from linreg.operators.base import Affine, LinearFunction, Operator, Shape
-from linreg.operators.sparse import positions, selection, to_numpy
+from linreg.operators.sparse import degrees_of, positions, selection, to_numpy
 from linreg.operators.table import Built, Call, rule
+from linreg.rounding import Rounding, most
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,11 @@ class Selection(Affine):
         first = positions((*channels, *[1] * self.dims)) * plane
         return (selection(first + to_numpy(self.index[image]), prod(self.shape)),)
 
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """Moves only; the adjoint adds up the windows that chose one element."""
+        chosen = self.adjoint(torch.ones_like(self.linear(*inputs)))
+        return Rounding(self.linear, 0, most(chosen) - 1)
+
 
 @dataclass(frozen=True, eq=False)
 class MaxPool(Operator):
@@ -58,6 +65,10 @@ class MaxPool(Operator):
     def freeze(self, *inputs: Tensor) -> Selection:
         _, index = self.pool(inputs[0])
         return Selection(index, self.shape, self.dims)
+
+    def moves(self, *errors: Tensor) -> Tensor:
+        """A maximum moves no more than the largest of its arguments."""
+        return self.pool(errors[0])[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +97,11 @@ class Average(LinearFunction):
         sizes = enumerate(self.shapes[0])
         factors = [self.windows[d].sparse() if d in self.windows else eye_array(n, format="csr") for d, n in sizes]
         return (reduce(lambda left, right: kron(left, right, format="csr"), factors),)
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """Sums over windows, and a division, in one or two steps; all coefficients have the sign of the divisor."""
+        rows, columns = zip((1, 1), *(degrees_of(window.sparse()) for window in self.windows.values()), strict=True)
+        return Rounding(lambda x: self.linear(x).abs(), prod(rows) + 1, prod(columns) + 1)
 
 
 def _average(call: Call, kind: str, windows: dict[int, Windows]) -> Built:

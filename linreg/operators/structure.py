@@ -19,6 +19,7 @@ from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Shape
 from linreg.operators.sparse import selection, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule
+from linreg.rounding import Rounding, most
 
 RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy")
 MOVES = ("permute", "transpose", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
@@ -52,6 +53,9 @@ class Reshape(Affine):
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         return (eye_array(prod(self.before), format="csr"),)
 
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        return Rounding(self.linear, 0, 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Move(LinearFunction):
@@ -69,6 +73,11 @@ class Move(LinearFunction):
             selection(_within(source - first, prod(shape)), prod(shape))
             for first, shape in zip(firsts, self.shapes, strict=True)
         )
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """Moves only; the adjoint adds up the copies of one element."""
+        copies = self.adjoint(torch.ones_like(self.linear(*inputs)))
+        return Rounding(self.linear, 0, most(copies) - 1)
 
 
 def _within(source: np.ndarray, size: int) -> np.ndarray:
