@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -110,7 +111,7 @@ def _differing(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
 
 def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
     assert isinstance(node.operator, Gate)
-    distance = torch.stack([(z - kink).abs() for kink in node.operator.kinks]).amin(0).flatten(1)
+    distance = reduce(torch.minimum, ((z - kink).abs() for kink in node.operator.kinks)).flatten(1)
     total, recent = total.flatten(1), recent.flatten(1)
     relative = torch.where(distance > 0, distance / recent, distance)
     return Margin(

@@ -83,6 +83,39 @@ class Clamp(Gate):
         return Diagonal(inside.to(z), offset, switch=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Pieces(Gate):
+    """φ(z) = s_i z + t_i on the i-th interval, i = 0 … m, of those into which `breaks` b_1 < … < b_m cut the line.
+
+    A break belongs to the flatter of its two pieces: the closed side. `jumps` says that φ is not continuous.
+    """
+
+    breaks: Tensor
+    slopes: Tensor
+    offsets: Tensor
+    kind: str
+    jumps: bool = False
+
+    @property
+    def kinks(self) -> tuple[Bound, ...]:
+        return tuple(self.breaks.tolist())
+
+    @property
+    def steepest(self) -> Bound:
+        return torch.inf if self.jumps else self.slopes.abs().max()
+
+    def freeze(self, *inputs: Tensor) -> Diagonal:
+        piece = torch.bucketize(inputs[0], self._ends)
+        offset = self.offsets[piece] if self.offsets.any() else None
+        return Diagonal(self.slopes[piece], offset, switch=bool(((self.slopes == 0) | (self.slopes == 1)).all()))
+
+    @property
+    def _ends(self) -> Tensor:
+        """The last number of each interval but the last: its upper break, or the one before it in this arithmetic."""
+        flatter = self.slopes[:-1].abs() <= self.slopes[1:].abs()
+        return torch.where(flatter, self.breaks, self.breaks.nextafter(self.breaks.new_tensor(-torch.inf)))
+
+
 @rule("relu")
 def _relu(call: Call) -> Built:
     return ReLU(), (call.one_data("self"),)
