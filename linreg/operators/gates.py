@@ -93,7 +93,7 @@ class Pieces(Gate):
     breaks: Tensor
     slopes: Tensor
     offsets: Tensor
-    kind: str
+    kind: str = "pieces"
     jumps: bool = False
 
     @property
