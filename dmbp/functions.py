@@ -1,12 +1,13 @@
-"""The custom autograd Function of the method: both masked passes, with the gradient of the masks in closed form.
+"""Both masked passes and the gradient of the masks in closed form: the custom autograd Function of the method.
 
-Indices: l site, n image. σ_l = sigmoid(θ_l); v_l is the value of site l before its mask, g_l the adjoint that arrives
-there. Then ∂P/∂σ_l = g_l ⊙ v_l: one backward sweep of first order, where Algorithm 1 differentiates a backward pass.
+Indices: l site, n image. σ_l = sigmoid(θ_l); h_l is the value of site l behind its mask, g_l the adjoint that arrives
+there. Then ∂P/∂θ_l = g_l ⊙ h_l ⊙ (1 − σ_l): one backward sweep of first order, where Algorithm 1 differentiates a
+backward pass. Both passes go forward together, as one batch of 2N: those with σ first, then those with 1 − σ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,30 +15,50 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmbp.kernels import accumulate, compiled, enter, in_pieces
 from linreg import Linearization, Node
-from linreg.operators import Affine
+from linreg.operators import Affine, Average, Convolution, Diagonal, Linear, Reshape, Scale, Selection
+from linreg.operators.arithmetic import Sum
 from linreg.target import sum_per_image
 
 Pair = tuple[Tensor, Tensor]
+Visit = Callable[[str, Tensor], None]
+Kernel = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """What a masked node does to both passes. `slope` and `offset` of its gate are (N, M), M units an image, or None.
+
+    `takes` tells whether it may overwrite the value that comes in, `gives` the gradient that arrives: nobody else
+    reads them.
+    """
+
+    slope: Tensor | None
+    offset: Tensor | None
+    switch: bool
+    takes: bool
+    gives: bool
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedNetwork:
     """The part of a linear region that masks can change: the sites and all nodes after them.
 
-    `border` holds the values that enter it, the same for every mask; `seed` is w, so that P = Σ w ⊙ output.
+    `border` holds the values that enter it, the same for every mask, for both passes; `seed` is w, so that
+    P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled, and that nothing waits for the device.
     """
 
-    frozen: Mapping[str, Affine]
-    sites: tuple[str, ...]
+    lin: Linearization
+    sites: Mapping[str, Site]
     nodes: tuple[Node, ...]
     border: Mapping[str, Tensor]
     seed: Tensor
-    lin: Linearization
+    whole: bool
 
     @classmethod
     @torch.no_grad()
-    def of(cls, lin: Linearization, sites: Sequence[str], seed: Tensor) -> MaskedNetwork:
+    def of(cls, lin: Linearization, sites: Sequence[str], seed: Tensor, whole: bool = False) -> MaskedNetwork:
         after = set(sites)
         for node in lin.graph.nodes:
             if after.intersection(node.inputs):
@@ -55,69 +76,117 @@ class MaskedNetwork:
         before = [node for node in lin.graph.nodes if node.name not in after]
         if before:
             lin.graph.evaluate({"input": lin.input}, step, before)
-        return cls(lin.frozen, tuple(sites), nodes, border, seed, lin)
+        twice = {name: torch.cat([value, value]) for name, value in border.items()}
+        return cls(lin, {name: _site(lin, name, sites, after) for name in sites}, nodes, twice, seed, whole)
 
-    def forward(self, logits: Mapping[str, Tensor]) -> tuple[Pair, dict[str, Pair]]:
-        """(P(σ), P(1 − σ)), each (N,), and the values before the masks, both passes side by side."""
-        values: dict[str, Pair] = {}
+    def forward(self, logits: Mapping[str, Tensor]) -> tuple[Pair, dict[str, Tensor]]:
+        """(P(σ), P(1 − σ)), each (N,), and the values behind the masks, (2N, M)."""
+        images, kept = len(self.seed), dict[str, Tensor]()
 
-        def step(node: Node, inputs: tuple[Pair, ...]) -> Pair:
-            affine = self.frozen[node.name]
-            plus, minus = affine(*(i[0] for i in inputs)), affine(*(i[1] for i in inputs))
-            if node.name not in logits:
-                return plus, minus
-            values[node.name] = plus, minus
-            sigma = logits[node.name].sigmoid()
-            # (1 − σ) v takes the place of σ: on a CPU, fresh memory costs more than the arithmetic.
-            return plus * sigma, torch.addcmul(minus, minus, sigma, value=-1, out=sigma)
+        def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
+            affine = self.lin.frozen[node.name]
+            if node.name not in self.sites:
+                return self._both(node, affine, inputs)
+            site = self.sites[node.name]
+            z = inputs[0] if site.slope is not None else self._both(node, affine, inputs)
+            z = z.contiguous() if site.takes else z.clone(memory_format=torch.contiguous_format)
+            kept[node.name] = flat = z.view(2 * images, -1)
+            theta = logits[node.name].view(images, -1)
+            tensors = (flat[:images], flat[images:], theta, site.slope, site.offset)
+            if self.whole:
+                compiled(enter)(*tensors, site.switch)
+            else:
+                in_pieces(enter, tuple(t if t is None else t.view(-1) for t in tensors), site.switch)
+            return z
 
-        border = {name: (value, value) for name, value in self.border.items()}
-        plus, minus = self.lin.graph.evaluate(border, step, self.nodes)
-        return (self._score(plus), self._score(minus)), values
+        output = self.lin.graph.evaluate(dict(self.border), step, self.nodes)
+        return (self._score(output[:images]), self._score(output[images:])), kept
 
-    def backward(
-        self, cotangent: Tensor, positive: Tensor, logits: Mapping[str, Tensor], values: Mapping[str, Pair]
-    ) -> dict[str, Tensor]:
-        """∂/∂θ of Σ_n cotangent_n · (P(σ)_n if positive_n else P(1 − σ)_n): one sweep, each image in its own pass."""
-        grads: dict[str, Tensor] = {}
-        agree = bool(positive.all()) or not bool(positive.any())
+    def backward(self, cotangent: Tensor, visit: Visit) -> None:
+        """One sweep back from cotangent_n · w of each image: Jᵀ of whichever pass `visit` follows.
+
+        At each site, from the last to the first, `visit(site, g)` takes the gradient g (N, M) that arrives, and puts in
+        its place the one that goes on to what the site's gate reads.
+        """
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
-            name = node.name
-            if name in logits:
-                side = _per_image(positive, grad)
-                sigma, (plus, minus) = logits[name].sigmoid(), values[name]
-                if agree:
-                    mask, value = (sigma, plus) if positive[0] else (1 - sigma, minus)
-                else:
-                    mask, value = torch.where(side, sigma, 1 - sigma), torch.where(side, plus, minus)
-                grad = grad * mask
-                # σ' = σ (1 − σ), and (1 − σ)' = −σ': in either pass the derivative of the mask is mask · (side − σ).
-                grads[name] = torch.mul(grad, value).mul_(torch.sub(side.to(grad), sigma, out=mask))
-            return self.frozen[name].adjoint(grad)
+            affine = self.lin.frozen[node.name]
+            if node.name in self.sites:
+                site = self.sites[node.name]
+                grad = grad.contiguous() if site.gives else grad.clone(memory_format=torch.contiguous_format)
+                visit(node.name, grad.view(len(grad), -1))
+                if site.slope is not None:
+                    return (grad,)
+            return affine.adjoint(grad)
 
-        self.lin.graph.pull({self.lin.graph.output: _per_image(cotangent, self.seed) * self.seed}, step, self.nodes)
-        return grads
+        seed = cotangent.view(-1, *[1] * (self.seed.dim() - 1)) * self.seed
+        self.lin.graph.pull({self.lin.graph.output: seed}, step, self.nodes)
+
+    def at(
+        self, site: str, kernel: Kernel, side: Tensor, grad: Tensor, value: Tensor, state: Sequence[Tensor], *rest: Any
+    ) -> None:
+        """Run a kernel of the way back at a site: each image in the pass of its `side` (N,), 1 for σ and 0 for 1 − σ.
+
+        `grad` and each of `state` are (N, M), `value` (2N, M) is that behind the mask in both passes.
+        """
+        images, slope, switch = len(grad), self.sites[site].slope, self.sites[site].switch
+        if self.whole:
+            side = side.view(-1, 1)
+            value = torch.where(side > 0, value[:images], value[images:])
+            compiled(kernel)(grad, value, *state, slope, side, switch, *rest)
+            return
+        for n, plus in enumerate(side.tolist()):
+            own = value[n if plus else images + n]
+            tensors = (grad[n], own, *(t[n] for t in state), None if slope is None else slope[n])
+            in_pieces(kernel, tensors, plus, switch, *rest)
+
+    def _both(self, node: Node, affine: Affine, inputs: tuple[Tensor, ...]) -> Tensor:
+        """An operator on both passes: at once, unless it holds something of each image."""
+        if self.lin.graph.batch is None and _same_for_all(affine, len(node.shape)):
+            return affine(*inputs)
+        images = len(self.seed)
+        return torch.cat([affine(*(v[:images] for v in inputs)), affine(*(v[images:] for v in inputs))])
 
     def _score(self, output: Tensor) -> Tensor:
         return sum_per_image(output * self.seed)
 
 
-def _per_image(v: Tensor, like: Tensor) -> Tensor:
-    """v (N,) with as many dimensions as `like`."""
-    return v.view(-1, *[1] * (like.dim() - 1))
+# These make new memory of their own, forward and back.
+FRESH = (Convolution, Linear, Scale, Selection, Diagonal)
+
+
+def _site(lin: Linearization, name: str, sites: Sequence[str], after: set[str]) -> Site:
+    node, affine, images = lin.graph[name], lin.frozen[name], len(lin.input)
+    readers = [reader for reader in lin.graph.nodes for source in reader.inputs if source == name]
+    gives = len(readers) != 1 or isinstance(lin.frozen[readers[0].name], FRESH)
+    if not isinstance(affine, Diagonal):
+        return Site(None, None, False, isinstance(affine, FRESH) or len(node.inputs) > 1, gives)
+    (source,) = node.inputs
+    alone = source in after and source not in sites and len(lin.graph.consumers(source)) == 1
+    takes = alone and (isinstance(lin.frozen[source], FRESH) or len(lin.graph[source].inputs) > 1)
+    slope, offset = (v if v is None else v.reshape(images, -1) for v in (affine.slope, affine.offset))
+    return Site(slope, offset, affine.switch, takes, gives)
+
+
+def _same_for_all(affine: Affine, dims: int) -> bool:
+    """Whether an operator holds nothing of a single image, as far as is known."""
+    held = [constant.value for constant in affine.constants]
+    if isinstance(affine, Scale) and isinstance(affine.factor, Tensor):
+        held.append(affine.factor)
+    known = isinstance(affine, Convolution | Linear | Scale | Sum | Average | Reshape)
+    return known and all(value.dim() <= dims or len(value) == 1 for value in held)
 
 
 class MaskedScores(torch.autograd.Function):
     """θ ↦ (P(σ), P(1 − σ)), each (N,). A true derivative of first order, in closed form.
 
-    The values before the masks are returned too, undifferentiated, only so that the backward pass may keep them.
+    The values behind the masks are returned too, undifferentiated, only so that the backward pass may keep them.
     """
 
     @staticmethod
     def forward(network: MaskedNetwork, *logits: Tensor) -> tuple[Tensor, ...]:
-        (plus, minus), values = network.forward(dict(zip(network.sites, logits, strict=True)))
-        return plus, minus, *(value for site in network.sites for value in values[site])
+        (plus, minus), kept = network.forward(dict(zip(network.sites, logits, strict=True)))
+        return plus, minus, *(kept[site] for site in network.sites)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -131,20 +200,30 @@ class MaskedScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         network: MaskedNetwork = ctx.network
-        count = len(network.sites)
-        logits = dict(zip(network.sites, ctx.saved_tensors[:count], strict=True))
-        saved = iter(ctx.saved_tensors[count:])
-        values = dict(zip(network.sites, zip(saved, saved, strict=True), strict=True))
-        zero = network.seed.new_zeros(network.seed.shape[0])
-        plus, minus = (zero if c is None else c for c in cotangents[:2])
-        if not ((plus != 0) & (minus != 0)).any():  # Eq. 10: an image needs one of its two passes only
-            grads = network.backward(plus + minus, plus != 0, logits, values)
-        else:
-            grads = network.backward(plus, torch.ones_like(plus, dtype=torch.bool), logits, values)
-            other = network.backward(minus, torch.zeros_like(minus, dtype=torch.bool), logits, values)
-            for site in network.sites:
-                grads[site] += other[site]
-        return None, *(grads[site] for site in network.sites)
+        logits, kept = ctx.saved_tensors[: len(network.sites)], ctx.saved_tensors[len(network.sites) :]
+        values = dict(zip(network.sites, zip(logits, kept, strict=True), strict=True))
+        grads = {site: torch.zeros_like(theta) for site, (theta, _) in values.items()}
+        zero = network.seed.new_zeros(len(network.seed))
+        for side, cotangent in passes(*(zero if c is None else c for c in cotangents[:2])):
+
+            def visit(site: str, grad: Tensor, side: Tensor = side) -> None:
+                theta, value = values[site]
+                state = (theta.view(len(grad), -1), grads[site].view(len(grad), -1))
+                network.at(site, accumulate, side, grad, value, state)
+
+            network.backward(cotangent, visit)
+        return None, *(grads[site].neg_() for site in network.sites)
+
+
+def passes(plus: Tensor, minus: Tensor) -> list[Pair]:
+    """(side, cotangent) of the sweeps back that the scores' cotangents ask for.
+
+    One is enough where each image needs the gradient of only one of its passes, as with Eq. 10.
+    """
+    side = (plus != 0).to(plus)
+    if not ((plus != 0) & (minus != 0)).any():
+        return [(side, plus + minus)]
+    return [(torch.ones_like(side), plus), (torch.zeros_like(side), minus)]
 
 
 def masked_scores(network: MaskedNetwork, logits: Mapping[str, Tensor]) -> Pair:

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from dmbp.decompose import UNMASKED
 from dmbp.errors import DmbpError
-from dmbp.functions import MaskedNetwork, masked_scores
+from dmbp.functions import MaskedNetwork, Pair, passes
+from dmbp.kernels import accumulate, descend, learn
 from dmbp.masks import Masks, Sites, check_masks, find_sites, initial_logits, masked
 from linreg import Linearization
 from linreg.target import Target, cotangent
@@ -55,7 +56,7 @@ class Learned:
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()
+@torch.no_grad()
 def learn_masks(
     lin: Linearization,
     target: Target = None,
@@ -86,29 +87,63 @@ def learn_masks(
     first = {name: theta.clone() if start else theta.to(torch.int8) for name, theta in logits.items()}
     network = MaskedNetwork.of(lin, names, seed)
     aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
-    parameters = [theta.requires_grad_() for theta in logits.values()]
-    optimizer = torch.optim.RMSprop(parameters, lr=lr)
+    squares = {name: torch.zeros_like(theta) for name, theta in logits.items()}
     steps: list[dict[str, Tensor]] = []
     interrupted = False
     bar = tqdm(range(iterations), desc="learning masks", disable=None if progress else True, leave=False)
     try:
         for iteration in bar:
-            plus, minus = masked_scores(network, logits)
+            (plus, minus), kept = network.forward(logits)
             plus, minus = plus - aside, minus - aside
-            split = {"positive": plus.detach(), "negative": minus.detach(), "nuisance": (y - plus - minus).detach()}
+            split = {"positive": plus, "negative": minus, "nuisance": y - plus - minus}
             if callback is not None:
-                callback(iteration, {"y": y, **split}, {name: theta.detach() for name, theta in logits.items()})
-            LOSSES[loss](y, plus, minus).sum().backward()
-            optimizer.step()
+                with torch.enable_grad():
+                    callback(iteration, {"y": y, **split}, logits)
+            update(network, logits, squares, kept, passes(*slopes(LOSSES[loss], y, plus, minus)), lr)
             steps.append(split)
-            optimizer.zero_grad()  # now: the next forward needs the memory
     except KeyboardInterrupt:
         interrupted = True
     finally:
         bar.close()
-    masks = {name: theta.detach().sigmoid() for name, theta in logits.items()}
+    masks = {name: theta.sigmoid_() for name, theta in logits.items()}
     initial = {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
     return Learned(masks, initial, _history(steps, y), len(steps), interrupted, time.perf_counter() - began)
+
+
+@torch.enable_grad()
+def slopes(loss: Loss, y: Tensor, positive: Tensor, negative: Tensor) -> Pair:
+    """∂loss/∂y⁺ and ∂loss/∂y⁻ of each image, (N,)."""
+    leaves = positive.detach().requires_grad_(), negative.detach().requires_grad_()
+    plus, minus = torch.autograd.grad(loss(y, *leaves).sum(), leaves, allow_unused=True, materialize_grads=True)
+    return plus, minus
+
+
+def update(
+    network: MaskedNetwork,
+    logits: Mapping[str, Tensor],
+    squares: Mapping[str, Tensor],
+    kept: dict[str, Tensor],
+    sweeps: list[Pair],
+    lr: float,
+) -> None:
+    """One step of RMSprop on all logits, in place: at each site as soon as the sweep back has its gradient."""
+    totals = {site: torch.zeros_like(theta) for site, theta in logits.items()} if len(sweeps) > 1 else {}
+
+    def state(site: str) -> tuple[Tensor, ...]:
+        held = (logits, totals) if totals else (logits, squares)
+        return tuple(values[site].view(len(network.seed), -1) for values in held)
+
+    for side, weights in sweeps:
+
+        def visit(site: str, grad: Tensor, side: Tensor = side) -> None:
+            if totals:
+                network.at(site, accumulate, side, grad, kept[site], state(site))
+            else:
+                network.at(site, learn, side, grad, kept.pop(site), state(site), lr)
+
+        network.backward(weights, visit)
+    for site, total in totals.items():
+        descend(logits[site], squares[site], total, lr)
 
 
 def start_logits(lin: Linearization, sites: tuple[str, ...], target: Target, start: Masks | None) -> dict[str, Tensor]:

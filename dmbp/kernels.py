@@ -1,0 +1,90 @@
+"""The arithmetic of a mask site, in one pass over memory each way.
+
+σ = sigmoid(θ); s, t are slope and offset of the site's gate, None where it has none. With g the gradient that arrives
+at a site and h = mask · (s z + t) the value that left it, and side 1 for the pass of σ, 0 for that of 1 − σ,
+
+    mask = 1 − |σ − side|,    ∂/∂θ = g h (side − σ),    since σ' = σ (1 − σ).
+
+Each kernel is elementwise, works in place on tensors of one shape, and knows nothing of networks. On a CPU it runs over
+pieces that fit the processor's cache, on a GPU (or when asked) it is compiled into one loop by `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PIECE = 2**15  # numbers for each thread: some ten arrays of them fit a second-level cache
+ALPHA, EPSILON = 0.99, 1e-8  # of RMSprop, PyTorch's defaults
+
+
+def enter(
+    plus: Tensor, minus: Tensor, theta: Tensor, slope: Tensor | None, offset: Tensor | None, switch: bool
+) -> None:
+    """z⁺ ← σ (s z⁺ + t), z⁻ ← (1 − σ) (s z⁻ + t): both passes go through gate and mask (Eqs. 3, 8)."""
+    sigma = theta.sigmoid()
+    for z in (plus, minus):
+        _gate(z, slope, switch)
+        if offset is not None:
+            z.add_(offset)
+    plus.mul_(sigma)
+    minus.addcmul_(minus, sigma, value=-1)
+
+
+def leave(grad: Tensor, value: Tensor, theta: Tensor, slope: Tensor | None, side: Any, switch: bool) -> Tensor:
+    """−∂/∂θ = g h (σ − side); and g ← mask s g, which goes on to what the gate reads."""
+    beyond = theta.sigmoid().sub_(side)
+    descent = torch.mul(grad, value).mul_(beyond)
+    grad.addcmul_(grad, beyond.abs_(), value=-1)
+    _gate(grad, slope, switch)
+    return descent
+
+
+def descend(theta: Tensor, square: Tensor, descent: Tensor, lr: float) -> None:
+    """RMSprop: q ← α q + (1 − α) g², θ ← θ − lr g / (√q + ε), where `descent` is −g."""
+    square.mul_(ALPHA).addcmul_(descent, descent, value=1 - ALPHA)
+    # √0 is many times as slow as √tiny on a CPU, and closed gates have q = 0.
+    width = torch.add(square, torch.finfo(square.dtype).tiny).sqrt_().add_(EPSILON)
+    theta.addcdiv_(descent, width, value=lr)
+
+
+def learn(
+    grad: Tensor, value: Tensor, theta: Tensor, square: Tensor, slope: Tensor | None, side: Any, switch: bool, lr: float
+) -> None:
+    """`leave`, and the step of RMSprop at once: the gradient of a mask is never stored."""
+    descend(theta, square, leave(grad, value, theta, slope, side, switch), lr)
+
+
+def accumulate(
+    grad: Tensor, value: Tensor, theta: Tensor, total: Tensor, slope: Tensor | None, side: Any, switch: bool
+) -> None:
+    """`leave`, with −∂/∂θ added to `total`: for two sweeps, one in each pass."""
+    total.add_(leave(grad, value, theta, slope, side, switch))
+
+
+def _gate(z: Tensor, slope: Tensor | None, switch: bool) -> None:
+    """z ← s z; a switch, s ∈ {0, 1}, gives 0 where it is closed, even of what overflowed."""
+    if slope is None:
+        return
+    if switch:
+        torch.ops.aten.threshold_backward.grad_input(z, slope, 0, grad_input=z)
+    else:
+        z.mul_(slope)
+
+
+def in_pieces(kernel: Callable[..., Any], tensors: tuple[Tensor | None, ...], *rest: Any) -> None:
+    """Run an in-place kernel over flat tensors of one length (or None), piece by piece."""
+    size = PIECE * torch.get_num_threads()
+    for piece in zip(*(repeat(None) if t is None else t.split(size) for t in tensors), strict=False):
+        kernel(*piece, *rest)
+
+
+@cache
+def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel as one loop, for tensors of any size; made once in a process."""
+    return torch.compile(kernel, dynamic=True)
