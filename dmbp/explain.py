@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Result:
 
     `masks` and `initial` (those of B.1) map sites to σ (N, *shape). `history` holds "positive", "negative" and
     "nuisance", each (iterations + 1, N): the split at the start, and after each update. `iterations` counts the
-    updates, `seconds` the time they took; `interrupted` tells whether Ctrl-C ended them early.
+    updates, and `updates` (N,) those of each image; `seconds` is the time they took; `interrupted` tells whether Ctrl-C
+    ended them early. `snapshots` holds the attribution as it was after so many updates.
     """
 
     split: Split
@@ -37,8 +39,10 @@ class Result:
     history: dict[str, Tensor]
     loss: str
     iterations: int
+    updates: Tensor
     interrupted: bool
     seconds: float
+    snapshots: dict[int, Tensor]
 
     def __repr__(self) -> str:
         return (
@@ -68,7 +72,7 @@ class Result:
         """
         if self.loss == "none":  # nothing was set aside as nuisance: what no mask touches belongs to the map
             return self.split.lin.ledger(self.split.target).input
-        return self.positive + self.negative
+        return _attribution(self.split)
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""
@@ -86,6 +90,7 @@ class Result:
             found |= {f"{part}_mapping": ledger.weight, f"{part}_input_share": ledger.input_share}
             found[f"{part}_ledger"] = torch.stack([split.y, *(term.total for term in ledger.terms)])[1:]
         found |= {f"history_{part}": values for part, values in self.history.items()}
+        found |= {f"snapshot/{count}": value for count, value in self.snapshots.items()} | {"updates": self.updates}
         found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
         arrays = {name: value.detach().cpu().numpy() for name, value in found.items()}
@@ -120,7 +125,11 @@ def explain(
     sites: Sites = "gates",
     unmasked: str = "nuisance",
     lr: float = 0.01,
+    tolerance: float | None = None,
+    snapshots: Sequence[int] = (),
     start: Masks | None = None,
+    precision: str = "full",
+    compiled: bool | None = None,
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Result:
@@ -129,20 +138,47 @@ def explain(
     `model` is any piecewise-linear module, left as it is, or a graph traced from one; `target` the class of all
     images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). `loss` is Eq. 10 ("all"), one
     of its ablations ("+-", "+") or Eq. 5 without masks ("none"); `sites` and `unmasked` are told in `find_sites` and
-    `decompose`; `start` gives masks to go on from instead of B.1's (the optimiser's own state starts afresh). Ctrl-C
-    ends the learning and keeps what was reached. Raises LinregError, before the learning starts, for whatever cannot
-    be done.
+    `decompose`; `lr`, `tolerance`, `precision` and `compiled` in `learn_masks`; `snapshots` names numbers of updates
+    after which the map is kept. `start` gives masks to go on from instead of B.1's (the optimiser's own state starts
+    afresh). Ctrl-C ends the learning and keeps what was reached. Raises LinregError, before the learning starts, for
+    whatever cannot be done.
     """
+    wanted = _snapshots(snapshots, iterations)
     x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
     graph = model if isinstance(model, OperatorGraph) else trace(model, x)
     lin = graph.linearize(x)
+    kept: dict[int, Tensor] = {}
+
+    def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
+        if iteration in wanted:
+            masks = {site: theta.sigmoid() for site, theta in logits.items()}
+            kept[iteration] = _attribution(decompose(lin, masks, target, unmasked))
+        if callback is not None:
+            callback(iteration, scores, logits)
+
     learned = learn_masks(
-        lin, target, iterations=iterations, loss=loss, sites=sites, unmasked=unmasked, lr=lr, start=start,
-        progress=progress, callback=callback,
+        lin, target, iterations=iterations, loss=loss, sites=sites, unmasked=unmasked, lr=lr, tolerance=tolerance,
+        start=start, precision=precision, compiled=compiled, progress=progress,
+        callback=watch if wanted or callback is not None else None,
     )  # fmt: skip
     split = decompose(lin, learned.masks, target, unmasked)
+    if learned.iterations in wanted:
+        kept[learned.iterations] = _attribution(split)
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
-        split, learned.masks, learned.initial, history, loss, learned.iterations, learned.interrupted, learned.seconds
-    )
+        split, learned.masks, learned.initial, history, loss, learned.iterations, learned.updates, learned.interrupted,
+        learned.seconds, kept,
+    )  # fmt: skip
+
+
+def _attribution(split: Split) -> Tensor:
+    return split.attribution("positive") + split.attribution("negative")
+
+
+def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:
+    """The numbers of updates after which to keep a map; raises DmbpError for one that is never reached."""
+    for count in snapshots:
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= iterations:
+            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {count!r}")
+    return frozenset(snapshots)

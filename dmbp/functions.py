@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dmbp.kernels import accumulate, compiled, enter, in_pieces
+from dmbp.precision import Lowered, lowered
 from linreg import Linearization, Node
 from linreg.operators import Affine, Average, Convolution, Diagonal, Linear, Reshape, Scale, Selection
 from linreg.operators.arithmetic import Sum
@@ -45,11 +46,12 @@ class Site:
 class MaskedNetwork:
     """The part of a linear region that masks can change: the sites and all nodes after them.
 
-    `border` holds the values that enter it, the same for every mask, for both passes; `seed` is w, so that
-    P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled, and that nothing waits for the device.
+    `affines` are its operators, `border` the values that enter it, the same for every mask, for both passes; `seed` is
+    w, so that P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled.
     """
 
     lin: Linearization
+    affines: Mapping[str, Affine]
     sites: Mapping[str, Site]
     nodes: tuple[Node, ...]
     border: Mapping[str, Tensor]
@@ -58,7 +60,10 @@ class MaskedNetwork:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, lin: Linearization, sites: Sequence[str], seed: Tensor, whole: bool = False) -> MaskedNetwork:
+    def of(
+        cls, lin: Linearization, sites: Sequence[str], seed: Tensor, whole: bool = False, low: bool = False
+    ) -> MaskedNetwork:
+        """The network behind `sites`; with `low`, its layers multiply numbers of bfloat16."""
         after = set(sites)
         for node in lin.graph.nodes:
             if after.intersection(node.inputs):
@@ -77,21 +82,23 @@ class MaskedNetwork:
         if before:
             lin.graph.evaluate({"input": lin.input}, step, before)
         twice = {name: torch.cat([value, value]) for name, value in border.items()}
-        return cls(lin, {name: _site(lin, name, sites, after) for name in sites}, nodes, twice, seed, whole)
+        affines = {node.name: lin.frozen[node.name] for node in nodes}
+        affines = {name: lowered(affine) for name, affine in affines.items()} if low else affines
+        return cls(lin, affines, {name: _site(lin, name, sites, after) for name in sites}, nodes, twice, seed, whole)
 
     def forward(self, logits: Mapping[str, Tensor]) -> tuple[Pair, dict[str, Tensor]]:
         """(P(σ), P(1 − σ)), each (N,), and the values behind the masks, (2N, M)."""
         images, kept = len(self.seed), dict[str, Tensor]()
 
         def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
-            affine = self.lin.frozen[node.name]
+            affine = self.affines[node.name]
             if node.name not in self.sites:
                 return self._both(node, affine, inputs)
             site = self.sites[node.name]
             z = inputs[0] if site.slope is not None else self._both(node, affine, inputs)
             z = z.contiguous() if site.takes else z.clone(memory_format=torch.contiguous_format)
             kept[node.name] = flat = z.view(2 * images, -1)
-            theta = logits[node.name].view(images, -1)
+            theta = logits[node.name].reshape(images, -1)
             tensors = (flat[:images], flat[images:], theta, site.slope, site.offset)
             if self.whole:
                 compiled(enter)(*tensors, site.switch)
@@ -110,7 +117,7 @@ class MaskedNetwork:
         """
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
-            affine = self.lin.frozen[node.name]
+            affine = self.affines[node.name]
             if node.name in self.sites:
                 site = self.sites[node.name]
                 grad = grad.contiguous() if site.gives else grad.clone(memory_format=torch.contiguous_format)
@@ -173,7 +180,7 @@ def _same_for_all(affine: Affine, dims: int) -> bool:
     held = [constant.value for constant in affine.constants]
     if isinstance(affine, Scale) and isinstance(affine.factor, Tensor):
         held.append(affine.factor)
-    known = isinstance(affine, Convolution | Linear | Scale | Sum | Average | Reshape)
+    known = isinstance(affine, Convolution | Linear | Lowered | Scale | Sum | Average | Reshape)
     return known and all(value.dim() <= dims or len(value) == 1 for value in held)
 
 
@@ -202,28 +209,32 @@ class MaskedScores(torch.autograd.Function):
         network: MaskedNetwork = ctx.network
         logits, kept = ctx.saved_tensors[: len(network.sites)], ctx.saved_tensors[len(network.sites) :]
         values = dict(zip(network.sites, zip(logits, kept, strict=True), strict=True))
-        grads = {site: torch.zeros_like(theta) for site, (theta, _) in values.items()}
+        grads = {site: theta.new_zeros(theta.shape) for site, (theta, _) in values.items()}
         zero = network.seed.new_zeros(len(network.seed))
-        for side, cotangent in passes(*(zero if c is None else c for c in cotangents[:2])):
+        plus, minus = (zero if c is None else c for c in cotangents[:2])
+        for side, cotangent in passes(plus, minus):
 
             def visit(site: str, grad: Tensor, side: Tensor = side) -> None:
                 theta, value = values[site]
-                state = (theta.view(len(grad), -1), grads[site].view(len(grad), -1))
+                state = (theta.reshape(len(grad), -1), grads[site].view(len(grad), -1))
                 network.at(site, accumulate, side, grad, value, state)
 
             network.backward(cotangent, visit)
         return None, *(grads[site].neg_() for site in network.sites)
 
 
-def passes(plus: Tensor, minus: Tensor) -> list[Pair]:
+def passes(plus: Tensor, minus: Tensor, both: bool | None = None) -> list[Pair]:
     """(side, cotangent) of the sweeps back that the scores' cotangents ask for.
 
-    One is enough where each image needs the gradient of only one of its passes, as with Eq. 10.
+    One is enough where each image needs the gradient of only one of its passes, as with Eq. 10. `both` says so
+    beforehand, without a look at the numbers, for which a GPU would have to be waited for.
     """
     side = (plus != 0).to(plus)
-    if not ((plus != 0) & (minus != 0)).any():
-        return [(side, plus + minus)]
-    return [(torch.ones_like(side), plus), (torch.zeros_like(side), minus)]
+    if both is None:
+        both = bool(((plus != 0) & (minus != 0)).any())
+    if both:
+        return [(torch.ones_like(side), plus), (torch.zeros_like(side), minus)]
+    return [(side, torch.where(plus != 0, plus, minus))]
 
 
 def masked_scores(network: MaskedNetwork, logits: Mapping[str, Tensor]) -> Pair:

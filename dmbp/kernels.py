@@ -11,6 +11,7 @@ pieces that fit the processor's cache, on a GPU (or when asked) it is compiled i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from itertools import repeat
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 PIECE = 2**15  # numbers for each thread: some ten arrays of them fit a second-level cache
 ALPHA, EPSILON = 0.99, 1e-8  # of RMSprop, PyTorch's defaults
@@ -86,5 +88,20 @@ def in_pieces(kernel: Callable[..., Any], tensors: tuple[Tensor | None, ...], *r
 
 @cache
 def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel as one loop, for tensors of any size; made once in a process."""
-    return torch.compile(kernel, dynamic=True)
+    """The kernel as one loop, for tensors of any size, made once in a process; the kernel itself where that fails.
+
+    Where no compiler is at hand a warning says so: the numbers are the same, to rounding.
+    """
+    fast, broken = torch.compile(kernel, dynamic=True), list[Exception]()
+
+    def run(*arguments: Any) -> Any:
+        if not broken:
+            try:
+                return fast(*arguments)
+            except TorchDynamoException as error:  # before anything was computed
+                broken.append(error)
+                reason = str(error).strip().partition("\n")[0]
+                warnings.warn(f"the kernels run uncompiled, and slower: torch.compile fails ({reason})", stacklevel=2)
+        return kernel(*arguments)
+
+    return run

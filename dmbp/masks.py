@@ -142,7 +142,7 @@ def initial_logits(lin: Linearization, sites: Sequence[str], target: Target = No
         plus, minus = grads
         if node.name in wanted:
             theta = 2.0 * (((plus > 0) & (minus > 0)).to(plus) - ((plus < 0) & (minus < 0)).to(plus))
-            logits[node.name] = theta
+            logits[node.name] = theta.contiguous()
             sigma = theta.sigmoid()
             plus, minus = sigma * plus, (1 - sigma) * minus
         affine = lin.frozen[node.name]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dmbp.capture import captured
 from dmbp.decompose import UNMASKED
 from dmbp.errors import DmbpError
 from dmbp.functions import MaskedNetwork, Pair, passes
 from dmbp.kernels import accumulate, descend, learn
 from dmbp.masks import Masks, Sites, check_masks, find_sites, initial_logits, masked
+from dmbp.precision import check_precision, matrix_products
 from linreg import Linearization
 from linreg.target import Target, cotangent
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Scores = dict[str, Tensor]
 Callback = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
@@ -45,12 +48,14 @@ class Learned:
     """What the optimisation reached: `masks` and the `initial` ones of B.1, {site: (N, *shape)}.
 
     `history` holds "positive", "negative" and "nuisance", each (iterations, N): the split before each update.
+    `updates` counts the updates of each image's masks, (N,): `iterations`, or fewer where `tolerance` ended them.
     """
 
     masks: dict[str, Tensor]
     initial: dict[str, Tensor]
     history: dict[str, Tensor]
     iterations: int
+    updates: Tensor
     interrupted: bool
     seconds: float
 
@@ -66,48 +71,124 @@ def learn_masks(
     sites: Sites = "gates",
     unmasked: str = "nuisance",
     lr: float = 0.01,
+    tolerance: float | None = None,
     start: Masks | None = None,
+    precision: str = "full",
+    compiled: bool | None = None,
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Learned:
     """Algorithm 1, lines 1 to 12: RMSprop (PyTorch's defaults) on logits θ, σ = sigmoid(θ), from B.1 or from `start`.
 
-    The images of a batch are independent problems: their losses are summed. `callback` is called before each update
-    with the iteration, the split {"y", "positive", "negative", "nuisance"}, each (N,), and the logits {site: θ}
-    themselves (keep `theta.sigmoid()`, which is a copy). Ctrl-C ends the loop and keeps what was reached.
+    The images of a batch are independent problems: their losses are summed. With `tolerance` the masks of an image rest
+    once the mean loss of its last 10 iterations is less than tolerance · max(|loss|, |y|) below that of the 10 before.
+    `precision` "bf16" takes the products of layers in bfloat16, "tf32" in CUDA's TF32, while learning; the split is
+    computed in full in any case. `compiled` makes one loop of each site's arithmetic by `torch.compile`, which on a
+    CPU takes some ten seconds and a C++ compiler, and pays for many images; None compiles on CUDA only.
+
+    `callback` is called before each update with the iteration, the split {"y", "positive", "negative", "nuisance"},
+    each (N,), and the logits {site: θ} themselves (keep `theta.sigmoid()`, which is a copy). Ctrl-C ends the loop and
+    keeps what was reached.
     """
     names = _check(lin, iterations, loss, sites, unmasked, lr, start)
+    check_precision(precision, lin.graph.device)
+    if tolerance is not None and not (isinstance(tolerance, int | float) and 0 < tolerance < float("inf")):
+        raise DmbpError(f"the tolerance must be a positive number or None, not {tolerance!r}")
     seed, y = cotangent(target, lin.output), lin.score(target)
     if loss == "none":  # Eq. 5: nothing is masked
         ones = {name: lin.input.new_ones(lin.input.shape[0], *lin.graph.shape(name)) for name in names}
-        return Learned(ones, ones, _history([], y), 0, False, 0.0)
+        return Learned(ones, ones, _history([], y), 0, torch.zeros(len(y), dtype=torch.long), False, 0.0)
     began = time.perf_counter()
     logits = start_logits(lin, names, target, start)
     # B.1's logits are −2, 0 or 2: kept in a byte each until the end.
     first = {name: theta.clone() if start else theta.to(torch.int8) for name, theta in logits.items()}
-    network = MaskedNetwork.of(lin, names, seed)
     aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
-    squares = {name: torch.zeros_like(theta) for name, theta in logits.items()}
-    steps: list[dict[str, Tensor]] = []
+    whole = lin.graph.device.type == "cuda" if compiled is None else compiled
+    descent = Descent(MaskedNetwork.of(lin, names, seed, whole, precision == "bf16"), logits, y, aside, loss, lr)
+    steps: list[Scores] = []
+    updates = torch.zeros(len(y), dtype=torch.long)
     interrupted = False
     bar = tqdm(range(iterations), desc="learning masks", disable=None if progress else True, leave=False)
     try:
-        for iteration in bar:
-            (plus, minus), kept = network.forward(logits)
-            plus, minus = plus - aside, minus - aside
-            split = {"positive": plus, "negative": minus, "nuisance": y - plus - minus}
-            if callback is not None:
-                with torch.enable_grad():
-                    callback(iteration, {"y": y, **split}, logits)
-            update(network, logits, squares, kept, passes(*slopes(LOSSES[loss], y, plus, minus)), lr)
-            steps.append(split)
+        with matrix_products(precision):
+            recorded = captured(descent)
+            for iteration in bar:
+                split, kept = recorded.forward()
+                if callback is not None:
+                    with torch.enable_grad():
+                        callback(iteration, {"y": y, **split}, logits)
+                recorded.backward(split, kept)
+                steps.append(split)
+                updates += descent.active.long().cpu() if tolerance is not None else 1
+                if tolerance is not None and descent.rest(steps, tolerance):
+                    break
     except KeyboardInterrupt:
         interrupted = True
     finally:
         bar.close()
     masks = {name: theta.sigmoid_() for name, theta in logits.items()}
     initial = {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
-    return Learned(masks, initial, _history(steps, y), len(steps), interrupted, time.perf_counter() - began)
+    return Learned(masks, initial, _history(steps, y), len(steps), updates, interrupted, time.perf_counter() - began)
+
+
+class Descent:
+    """RMSprop on the logits of a masked network, in place: `active` (N,) is 0 for images whose masks rest."""
+
+    def __init__(
+        self, network: MaskedNetwork, logits: Mapping[str, Tensor], y: Tensor, aside: Tensor | int, loss: str, lr: float
+    ) -> None:
+        self.network, self.logits, self.lr = network, logits, lr
+        self.y, self.aside, self.loss = y, aside, loss
+        self.squares = {site: torch.zeros_like(theta) for site, theta in logits.items()}
+        self.active = torch.ones_like(y)
+
+    def forward(self) -> tuple[Scores, dict[str, Tensor]]:
+        """The split (N,) at the present masks, and the values behind them."""
+        (plus, minus), kept = self.network.forward(self.logits)
+        plus, minus = plus - self.aside, minus - self.aside
+        return {"positive": plus, "negative": minus, "nuisance": self.y - plus - minus}, kept
+
+    def backward(self, split: Scores, kept: dict[str, Tensor]) -> None:
+        """One step, at each site as soon as the sweep back has its gradient."""
+        plus, minus = slopes(LOSSES[self.loss], self.y, split["positive"], split["negative"])
+        both = self.loss == "+-" if self.network.whole else None
+        sweeps = passes(plus * self.active, minus * self.active, both)
+        if len(sweeps) == 1:
+            self._sweep(sweeps[0], lambda site, grad, side: self._learn(site, grad, side, kept.pop(site)))
+            return
+        totals = {site: torch.zeros_like(theta) for site, theta in self.logits.items()}
+        for sweep in sweeps:
+            self._sweep(sweep, lambda site, grad, side: self._accumulate(site, grad, side, kept[site], totals))
+        for site, total in totals.items():
+            descend(self.logits[site], self.squares[site], total, self.lr)
+
+    def rest(self, steps: Sequence[Scores], tolerance: float) -> bool:
+        """Let images rest whose loss has come to a stand; True once all do."""
+        if len(steps) >= 2 * WINDOW and len(steps) % WINDOW == 0:
+            losses = torch.stack(
+                [LOSSES[self.loss](self.y, s["positive"], s["negative"]) for s in steps[-2 * WINDOW :]]
+            )
+            before, now = losses[:WINDOW].mean(0), losses[WINDOW:].mean(0)
+            self.active *= (before - now >= tolerance * torch.maximum(now.abs(), self.y.abs())).to(self.active)
+        return not self.active.any()
+
+    def _sweep(self, sweep: Pair, visit: Callable[[str, Tensor, Tensor], None]) -> None:
+        side, weights = sweep
+        self.network.backward(weights, lambda site, grad: visit(site, grad, side))
+
+    def _learn(self, site: str, grad: Tensor, side: Tensor, value: Tensor) -> None:
+        state = (_rows(self.logits[site]), _rows(self.squares[site]))
+        self.network.at(site, learn, side, grad, value, state, self.lr)
+
+    def _accumulate(self, site: str, grad: Tensor, side: Tensor, value: Tensor, totals: Mapping[str, Tensor]) -> None:
+        self.network.at(site, accumulate, side, grad, value, (_rows(self.logits[site]), _rows(totals[site])))
+
+
+WINDOW = 10  # iterations over which `tolerance` takes means: the loss oscillates
+
+
+def _rows(values: Tensor) -> Tensor:
+    return values.view(len(values), -1)
 
 
 @torch.enable_grad()
@@ -118,39 +199,11 @@ def slopes(loss: Loss, y: Tensor, positive: Tensor, negative: Tensor) -> Pair:
     return plus, minus
 
 
-def update(
-    network: MaskedNetwork,
-    logits: Mapping[str, Tensor],
-    squares: Mapping[str, Tensor],
-    kept: dict[str, Tensor],
-    sweeps: list[Pair],
-    lr: float,
-) -> None:
-    """One step of RMSprop on all logits, in place: at each site as soon as the sweep back has its gradient."""
-    totals = {site: torch.zeros_like(theta) for site, theta in logits.items()} if len(sweeps) > 1 else {}
-
-    def state(site: str) -> tuple[Tensor, ...]:
-        held = (logits, totals) if totals else (logits, squares)
-        return tuple(values[site].view(len(network.seed), -1) for values in held)
-
-    for side, weights in sweeps:
-
-        def visit(site: str, grad: Tensor, side: Tensor = side) -> None:
-            if totals:
-                network.at(site, accumulate, side, grad, kept[site], state(site))
-            else:
-                network.at(site, learn, side, grad, kept.pop(site), state(site), lr)
-
-        network.backward(weights, visit)
-    for site, total in totals.items():
-        descend(logits[site], squares[site], total, lr)
-
-
 def start_logits(lin: Linearization, sites: tuple[str, ...], target: Target, start: Masks | None) -> dict[str, Tensor]:
     """θ of B.1, or of given masks: logit(σ), held within ±12 so that a mask of exactly 0 or 1 can still move."""
     if start is None:
         return initial_logits(lin, sites, target)
-    return {site: start[site].detach().logit().clamp(-12, 12) for site in sites}
+    return {site: start[site].detach().logit().clamp(-12, 12).contiguous() for site in sites}
 
 
 def _check(
