@@ -12,6 +12,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
+from linreg.approximation import Approximation
 from linreg.errors import LinregError
 from linreg.linearize import Linearization
 from linreg.operators import Affine, Gate, Operator
@@ -20,8 +21,24 @@ from linreg.summary import table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from linreg.module import Network
+
 INPUT = "input"
 T = TypeVar("T")
+
+
+def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None) -> None:
+    """Raise LinregError unless x is a tensor (N, *shape), N any number but 0, or `batch` if that is not None."""
+    if not isinstance(x, Tensor):
+        raise LinregError(f"the input must be a torch.Tensor, not {type(x).__name__}")
+    if tuple(x.shape[1:]) != shape or x.dim() == 0 or x.shape[0] == 0:
+        wanted = ", ".join(map(str, ("N", *shape)))
+        raise LinregError(f"the input must have shape ({wanted}), not {tuple(x.shape)}")
+    if batch is not None and x.shape[0] != batch:
+        raise LinregError(
+            f"this network fixes its batch size, and was traced with {batch} images, not {x.shape[0]}: "
+            "trace it with an example of that batch size"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +73,8 @@ class OperatorGraph:
     """A piecewise-linear network as a graph of operators; made by `linreg.trace`, independent of any input.
 
     `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
-    or None if it takes any. `fused` tells which node took up a node that is no longer there.
+    or None if it takes any. `fused` tells which node took up a node that is no longer there. `approximation` lists the
+    interpolants of smooth units, and how far they take the graph from the model on its example.
     """
 
     nodes: tuple[Node, ...]
@@ -66,6 +84,7 @@ class OperatorGraph:
     device: torch.device
     batch: int | None = None
     fused: Mapping[str, str] = field(default_factory=dict)
+    approximation: Approximation = field(default_factory=Approximation)
 
     def __getitem__(self, name: str) -> Node:
         try:
@@ -182,16 +201,7 @@ class OperatorGraph:
 
     def check(self, x: Tensor) -> None:
         """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
-        if not isinstance(x, Tensor):
-            raise LinregError(f"the input must be a torch.Tensor, not {type(x).__name__}")
-        if tuple(x.shape[1:]) != self.input_shape or x.dim() == 0 or x.shape[0] == 0:
-            wanted = ("N", *self.input_shape)
-            raise LinregError(f"the input must have shape ({', '.join(map(str, wanted))}), not {tuple(x.shape)}")
-        if self.batch is not None and x.shape[0] != self.batch:
-            raise LinregError(
-                f"this network fixes its batch size, and was traced with {self.batch} images, not {x.shape[0]}: "
-                "trace it with an example of that batch size"
-            )
+        check_shape(x, self.input_shape, self.batch)
         if x.dtype != self.dtype or x.device != self.device:
             raise LinregError(
                 f"the input must be {self.dtype} on {self.device} like the network, not {x.dtype} on {x.device}: "
@@ -218,6 +228,18 @@ class OperatorGraph:
             )
             result.add_edges_from((name, node.name) for name in node.inputs)
         return result
+
+    def to_module(self) -> Network:
+        """The network as an `nn.Module`: each operator a module of its own, under the node's name, called once.
+
+        What torch.nn has a layer for is that layer, out of place, with copies of the weights (batch norm folded in, as
+        in the graph); the rest are `linreg.module.Function`. It takes and gives what the graph does; autograd, hooks,
+        `.to(…)`, `state_dict`, pickle and `torch.export` work on it as on any other module. It is in eval mode: in
+        training mode, batch norm that is not folded in would take the statistics of the batch.
+        """
+        from linreg.module import Network  # which is made of graphs
+
+        return Network(self)
 
     def draw(self, ax: Axes | None = None, colour: Mapping[str, float] | None = None, label: str = "") -> Axes:
         """A picture of the graph, its nodes coloured by any numbers {name: number}; see `linreg.draw.draw_graph`."""

@@ -106,14 +106,11 @@ class Linearization:
         """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19)."""
         seed, last, terms = cotangent(target, self.output), after_gates(self.graph), list[Term]()
 
-        def spread(node: str, place: int) -> Tensor:
-            return elements(self.frozen[node], place, self.adjoint(seed, start=node))
-
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
             for place, (constant, share) in reversed(list(enumerate(affine.shares(grad)))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
-                late = partial(spread, node.name, place)
+                late = partial(self._spread, seed, node.name, place)
                 terms.append(Term(node.name, name, constant.kind, share, at_output, late))
             return affine.adjoint(grad)
 
@@ -137,6 +134,9 @@ class Linearization:
             share = self.open_fraction(row[0])
             rows.append((*row[:3], "" if share is None else f"{share:.1%}", row[3]))
         return table(rows, ("node", "operator", "shape", "open", "inputs"), right=(3,))
+
+    def _spread(self, seed: Tensor, node: str, place: int) -> Tensor:
+        return elements(self.frozen[node], place, self.adjoint(seed, start=node))
 
     def _zeros(self, name: str) -> Tensor:
         return self.input.new_zeros(self.input.shape[0], *self.graph.shape(name))

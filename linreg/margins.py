@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators import Affine, Diagonal, Gate, Operator, Selection
+from linreg.operators import Affine, Diagonal, Gate, Guided, Operator, Selection, Where
 from linreg.rounding import gamma, widening
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Margin:
 
 @torch.no_grad()
 def margins(graph: OperatorGraph, x: Tensor) -> tuple[Margin, ...]:
-    """The margin of every elementwise gate at x, in the order of the graph; the ties of max pooling are not judged.
+    """The margin of every elementwise gate at x, in the order of the graph; the ties of selections are not judged.
 
     Raises LinregError where x does not fit the graph.
     """
@@ -94,10 +94,20 @@ def _pieces(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
     found: dict[str, tuple[Tensor, ...]] = {}
     for name, affine in lin.frozen.items():
         if isinstance(affine, Diagonal) and lin.graph[name].is_gate:
-            found[name] = (affine.slope,) if affine.offset is None else (affine.slope, affine.offset)
+            offset = torch.zeros_like(affine.slope) if affine.offset is None else affine.offset
+            found[name] = (affine.slope, offset.expand_as(affine.slope))
         elif isinstance(affine, Selection):
             found[name] = (affine.index,)
+        elif isinstance(affine, Where | Guided):
+            found[name] = _chosen(lin, name, affine)
     return found
+
+
+def _chosen(lin: Linearization, name: str, affine: Affine) -> tuple[Tensor, ...]:
+    """What A makes of 1, 2, … in the place of its inputs, and its constants: they tell what was chosen."""
+    x, shapes = lin.input, [lin.graph.shape(other) for other in lin.graph[name].inputs]
+    marked = affine.linear(*(x.new_full((len(x), *shape), k) for k, shape in enumerate(shapes, 1)))
+    return marked, *(constant.value.expand_as(marked) for constant in affine.constants)
 
 
 def _differing(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
@@ -113,7 +123,7 @@ def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
     assert isinstance(node.operator, Gate)
     distance = reduce(torch.minimum, ((z - kink).abs() for kink in node.operator.kinks)).flatten(1)
     total, recent = total.flatten(1), recent.flatten(1)
-    relative = torch.where(distance > 0, distance / recent, distance)
+    relative = torch.where((distance > 0) & recent.isfinite(), distance / recent, 0.0)
     return Margin(
         node.name, distance.shape[1], distance.amin(1), relative.amin(1),
         (distance <= recent).sum(1), (distance <= total).sum(1),

@@ -9,6 +9,8 @@ from torch.utils import _pytree as pytree
 
 from linreg.errors import LinregError
 
+SCORES = "wrap it in a module that returns its scores"
+
 
 def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
     """The chosen tensor of a model's result, and its place among all of them.
@@ -18,6 +20,8 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
     """
     paths, _ = pytree.tree_flatten_with_path(result)
     names = [_name(path) for path, _ in paths]
+    if not paths:
+        raise LinregError(f"the model returns nothing: {SCORES}")
     if output is None:
         if len(paths) != 1:
             choice = f"linreg.trace(model, x, output=…) takes {_listed(names)}"
@@ -29,7 +33,7 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
         raise LinregError(f"the model has no output {output!r}: choose one of {_listed(names)}")
     value = paths[place][1]
     if not isinstance(value, Tensor):
-        raise LinregError(f"the model's output must be a tensor, not {type(value).__name__}")
+        raise LinregError(f"the model's output must be a tensor, not {type(value).__name__}: {SCORES}")
     if not value.is_floating_point() or value.dim() == 0 or value.numel() == 0:
         came = f"{value.dtype} of shape {tuple(value.shape)}"
         raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {came}")

@@ -1,40 +1,73 @@
-"""Why an operator is refused, and what can be done: one entry for each family."""
+"""Which operators are refused, and why: one entry for each family."""
 
 from __future__ import annotations
 
-SMOOTH = "it is smooth, not piecewise linear: no linear region holds it exactly; use a piecewise-linear unit instead"
-ATTENTION = "it normalises by its own data, which is not piecewise linear: explain the network up to its input instead"
-NORM = "it divides by statistics of its own data, which is not piecewise linear: use batch norm with running statistics"
-PRODUCT = "it multiplies data by data, which is not piecewise linear"
-STEP = "it is a step or a comparison: its slope is 0 and its jumps are no affine function"
-DATA_INDEX = "it chooses elements by the values of its data"
+from linreg.operators.smooth import UNITS
+from linreg.reasons import (
+    ATTENTION,
+    BATCH_STATISTICS,
+    COMPLEX,
+    CONTROL,
+    CURVED,
+    CUSTOM,
+    DATA_INDEX,
+    DATA_SIZE,
+    FUSED,
+    NORM,
+    PRODUCT,
+    RECURRENT,
+    SMOOTH,
+    SPARSE,
+    SPREAD,
+    STEP,
+    UNKNOWN,
+    Reason,
+)
 
-ALONE = ("topk", "sort", "argmax", "nonzero")  # these look at the values of their one argument
-
-REASONS = {
-    **dict.fromkeys(
-        ("sigmoid", "tanh", "silu", "gelu", "softplus", "elu", "selu", "celu", "mish", "exp", "log",
-         "sqrt", "pow", "sin", "cos", "log_sigmoid", "erf", "rsqrt", "reciprocal", "logit", "log1p", "square"),
-        SMOOTH,
+FAMILIES: dict[Reason, tuple[str, ...]] = {
+    SMOOTH: tuple(UNITS),
+    CURVED: (
+        "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "pow", "square", "reciprocal", "sin",
+        "cos", "tan", "asin", "acos", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "logit", "hypot",
+        "logsumexp", "logaddexp", "xlogy", "sinc",
     ),
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention"), ATTENTION),
-    **dict.fromkeys(
-        ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm", "rms_norm",
-         "local_response_norm", "var", "std", "norm", "linalg_vector_norm", "var_mean"),
-        NORM,
+    ATTENTION: (
+        "softmax", "_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention", "cosine_similarity",
     ),
-    **dict.fromkeys(("baddbmm", "bilinear"), PRODUCT),
-    "hardswish": "it is piecewise quadratic, not piecewise linear: use a piecewise-linear unit instead",
-    "einsum": "the table of rules does not know it: write a product with fixed weights as `x @ W`",
-    **dict.fromkeys(("sign", "round", "floor", "ceil", "gt", "lt", "ge", "le", "eq", "ne", "heaviside"), STEP),
-    **dict.fromkeys(("index", "gather", "topk", "sort", "argmax", "nonzero", "masked_select", "where"), DATA_INDEX),
+    NORM: ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm", "_fused_rms_norm"),
+    BATCH_STATISTICS: ("_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
+    SPREAD: (
+        "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm", "linalg_norm", "cdist", "_cdist_forward",
+    ),
+    PRODUCT: ("bilinear", "glu", "prod", "cumprod", "outer", "dot", "addbmm", "linalg_cross"),
+    RECURRENT: ("lstm", "gru", "rnn_tanh", "lstm_cell", "gru_cell", "rnn_tanh_cell"),
+    FUSED: ("rnn_relu", "rnn_relu_cell"),
+    STEP: (
+        "round", "floor", "ceil", "trunc", "frac", "fmod", "remainder", "floor_divide", "heaviside", "isnan",
+        "bucketize", "searchsorted", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine",
+        "quantize_per_tensor", "quantize_per_channel",
+    ),
+    DATA_INDEX: ("argsort", "argmax", "argmin", "embedding", "median", "one_hot", "mode"),
+    DATA_SIZE: ("nonzero", "masked_select", "unique", "_unique2", "unique_dim", "unique_consecutive", "histc"),
+    CONTROL: ("item", "_local_scalar_dense", "cond", "while_loop", "map_impl", "scan"),
+    COMPLEX: ("complex", "view_as_complex", "polar", "fft_fft", "fft_rfft", "fft_fft2", "fft_rfft2", "fft_fftn",
+              "fft_rfftn", "fft_ifft", "stft"),
+    SPARSE: ("to_sparse", "_to_sparse", "sparse_mm", "_sparse_mm"),
 }  # fmt: skip
+REASONS = {name: reason for reason, names in FAMILIES.items() for name in names}
+
+ALONE = ("glu", "prod", "cumprod")  # they multiply the parts of their one argument
 
 
-UNKNOWN = "the table of rules does not know it: rewrite it with supported operators, or add a rule for it"
+def reason(name: str, data: int) -> Reason:
+    """The reason for an operator that has no rule, called with so many values that depend on the input."""
+    found = REASONS.get(name, CUSTOM if "." in name else UNKNOWN)
+    return UNKNOWN if found is PRODUCT and data < 2 and name not in ALONE else found
 
 
-def way_out(name: str, data: int) -> str:
-    """The reason for an ATen operator that has no rule, called with so many values that depend on the input."""
-    reason = REASONS.get(name, UNKNOWN)
-    return UNKNOWN if reason in (DATA_INDEX, PRODUCT) and data < 2 and name not in ALONE else reason
+def not_exported(error: Exception) -> str:
+    """Why torch.export failed, and what can be done."""
+    name, first = type(error).__name__, str(error).strip().partition("\n")[0]
+    if "data-dependent" in str(error).lower():
+        return str(CONTROL)
+    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone, without numpy"))

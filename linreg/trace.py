@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import torch
@@ -12,21 +16,42 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from linreg.approximation import Approximation, apart
 from linreg.errors import LinregError
 from linreg.fuse import fuse_batch_norm
 from linreg.graph import INPUT, OperatorGraph
 from linreg.outputs import pick
+from linreg.place import Place, place_of_error
+from linreg.reference import Reference
+from linreg.refusals import not_exported
 from linreg.translate import Program, translate
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
+WRAPPERS: dict[type, str] = {
+    torch.jit.ScriptModule: "trace the module that it was made from",
+    nn.DataParallel: "trace its own .module",
+}
 
-def trace(model: nn.Module, example: Tensor, *, fuse: bool = True, output: str | int | None = None) -> OperatorGraph:
+
+def trace(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    fuse: bool = True,
+    output: str | int | None = None,
+    nonlinear: str | None = None,
+    pieces: int = 32,
+) -> OperatorGraph:
     """Capture `model` as a graph of piecewise-linear operators.
 
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device. `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where the
     model returns several: a key of its dict or a place in its tuple.
+
+    Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
+    replaced by an interpolant of so many `pieces`. All else is exact for the network with these, and
+    `graph.approximation` tells their maximal errors and how far they take its output from the model's.
 
     The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of
     the model do not reach the graph. Its forward runs a few times, hooks included, on copies of its input and buffers,
@@ -34,24 +59,63 @@ def trace(model: nn.Module, example: Tensor, *, fuse: bool = True, output: str |
     model is not piecewise linear, and where the graph does not reproduce its output on the example.
     """
     check(model, example)
+    check_pieces(nonlinear, pieces)
+    images = len(example)
     with evaluation(model), torch.no_grad():
         run(model, example)
         example, program, dynamic = export(model, example)
         others = other_batches(model, example) if dynamic else []
         expected, place = pick(run(model, example), output)
-        graph, origins = translate(Program(program, place, dynamic), example)
+        captured = Program(program, place, dynamic, pieces if nonlinear else None)
+        graph, origins = translate(captured, example)
     if fuse:
         graph = fuse_batch_norm(graph)
-    compare(graph, expected, example, program, origins)
+    interpolants = graph.approximation.interpolants
+    exact = Reference(captured, {})
+    reference = Reference(captured, {origins[name]: interpolant for name, interpolant in interpolants.items()})
+    compare(graph, reference(example) if interpolants else expected, example, reference, origins)
+    if interpolants and not _close(exact(example), expected):
+        raise LinregError("the exported program does not reproduce the model's output: please report this network")
     for batch, result in others:
-        compare_batch(graph, batch, pick(result, output)[0])
-    return graph
+        value = pick(result, output)[0]
+        if interpolants:
+            compare_batch(exact, batch, value)
+            value = reference(batch)
+        compare_batch(graph, batch, value)
+    if not interpolants:
+        return graph
+    return replace(graph, approximation=apart(interpolants, graph(example)[:images], expected[:images]))
+
+
+def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | int | None = None) -> Approximation:
+    """How far the graph of a model with smooth units is from the model at x, (N, *input_shape)."""
+    graph.check(x)
+    with evaluation(model), torch.no_grad():
+        return apart(graph.approximation.interpolants, graph(x), pick(run(model, x), output)[0])
+
+
+def check_pieces(nonlinear: str | None, pieces: int) -> None:
+    """Raise LinregError unless these say how to take smooth units, or not at all."""
+    if nonlinear not in (None, "pwl"):
+        raise LinregError(f'nonlinear must be None, to refuse smooth units, or "pwl", not {nonlinear!r}')
+    if not isinstance(pieces, int) or isinstance(pieces, bool) or pieces < 3:
+        raise LinregError(f"pieces must be a whole number, at least 3 (two asymptotes and a chord), not {pieces!r}")
 
 
 def check(model: nn.Module, example: Tensor) -> None:
-    """Raise LinregError unless model and example are of one floating dtype, on one device, and finite."""
+    """Raise LinregError unless the model takes one tensor, and both are of one dtype, on one device, and finite."""
     if not isinstance(model, nn.Module):
         raise LinregError(f"trace needs a torch.nn.Module, not {type(model).__name__}")
+    for path, module in model.named_modules():
+        for wrapper, advice in WRAPPERS.items():
+            if isinstance(module, wrapper):
+                named = f"module '{path}'" if path else "the model"
+                raise LinregError(f"{named} is a {wrapper.__module__}.{wrapper.__qualname__}: {advice}")
+    try:
+        inspect.signature(model.forward).bind(example)
+    except TypeError as error:
+        advice = "wrap it in a module whose forward takes the tensor to explain, and holds all else"
+        raise LinregError(f"the model's forward must take one tensor ({error}): {advice}") from error
     if not isinstance(example, Tensor) or example.dim() < 2 or not example.is_floating_point():
         came = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
         raise LinregError(
@@ -59,7 +123,7 @@ def check(model: nn.Module, example: Tensor) -> None:
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-            raise LinregError(f"the model's '{name}' is not initialised yet: run the model once")
+            raise LinregError(f"the model's '{name}' is not initialised yet: run the model once, model(example)")
         if not tensor.is_floating_point():
             continue
         if tensor.dtype != example.dtype or tensor.device != example.device:
@@ -93,8 +157,10 @@ def run(model: nn.Module, example: Tensor) -> Any:
             warnings.simplefilter("ignore")  # the model's own, which its user knows
             return torch.func.functional_call(model, buffers, (example.clone(),))
     except Exception as error:
-        shape, reason = tuple(example.shape), str(error).strip().partition("\n")[0]
-        raise LinregError(f"the model fails on the example {shape}: {type(error).__name__}: {reason}") from error
+        first = str(error).strip().partition("\n")[0]
+        why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
+        advice = "model(example) must give its scores: one floating-point tensor (N, …) in, in eval mode"
+        raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
 
 
 def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
@@ -104,27 +170,40 @@ def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, 
     unless the model fixes its batch size.
     """
     two = example if len(example) > 1 else torch.cat([example, example / 2])
-    failures: list[Exception] = []
+    failures: list[tuple[Exception, Place]] = []
     for inputs, shapes in ((two, ({0: Dim("batch")},)), (example, None)):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the exporter's own deprecations, which are not the user's
+            with silence():
                 program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
                 return inputs, program.run_decompositions({}), shapes is not None
         except Exception as error:
-            failures.append(error)
-    first = str(failures[-1]).strip().splitlines()
-    raise LinregError(
-        f"torch.export cannot capture this model: {type(failures[-1]).__name__}: {first[0] if first else ''}\n"
-        "Its forward must not choose its path by the values of its data (`if x.sum() > 0`, `.item()`): write such a "
-        "choice with operators, or trace the part that has none."
-    ) from failures[-1]
+            failures.append((error, place_of_error(error, model)))
+    # The batch size is no matter of the second; the first may still be the one that knows the line.
+    telling, place = max(reversed(failures), key=lambda failure: bool(failure[1].source))
+    why = f"torch.export cannot capture this model: {not_exported(telling)}"
+    raise LinregError("\n".join([why, *place.lines])) from telling
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No warnings, logs or prints of the exporter: they are of its own matters, and an exception says what fails."""
+    loggers = [logger for name, logger in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "torch"]
+    handlers = {h: h.level for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers}
+    try:
+        for handler in handlers:
+            handler.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler, level in handlers.items():
+            handler.setLevel(level)
 
 
 def compare(
-    graph: OperatorGraph, expected: Tensor, example: Tensor, program: ExportedProgram, origins: dict[str, str]
+    graph: OperatorGraph, expected: Tensor, example: Tensor, reference: Reference, origins: dict[str, str]
 ) -> None:
-    """Raise LinregError, naming the first node that differs, unless the graph gives the model's output."""
+    """Raise LinregError, naming the first node that differs from the reference, unless the graph gives what it must."""
     with torch.no_grad():
         if not expected.isfinite().all():
             raise LinregError("the model's own output on the example is not finite")
@@ -134,9 +213,9 @@ def compare(
             raise LinregError(f"the graph fails where the model runs: {error}; please report this network") from error
         if _close(value, expected):
             return _compare_alone(graph, example)
-        reference = _Recorder(program.module()).values(example.clone())
+        recorded = reference.values(example)
         for node, value in _values(graph, example):
-            origin = reference.get(origins.get(node, ""))
+            origin = recorded.get(origins.get(node, ""))
             if origin is not None and not _close(value, origin):
                 raise LinregError(
                     f"the graph differs from the model, first at {graph[node]}: please report this network"
@@ -153,8 +232,8 @@ def other_batches(model: nn.Module, example: Tensor) -> list[tuple[Tensor, Any]]
     return results
 
 
-def compare_batch(graph: OperatorGraph, batch: Tensor, expected: Tensor) -> None:
-    """Raise LinregError unless the graph agrees with the model on a batch of another size (squeeze() may drop one)."""
+def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Tensor) -> None:
+    """Raise LinregError unless graph or program agrees with the model on a batch of another size."""
     value = graph(batch)
     if expected.numel() != value.numel() or not _close(value, expected.reshape(value.shape)):
         raise LinregError(
@@ -187,18 +266,3 @@ def _values(graph: OperatorGraph, example: Tensor) -> Iterator[tuple[str, Tensor
         inputs = [values[name] for name in node.inputs]
         values[node.name] = node.operator.freeze(*inputs)(*inputs)
         yield node.name, values[node.name]
-
-
-class _Recorder(torch.fx.Interpreter):
-    """Runs the exported program and keeps every value."""
-
-    def values(self, example: Tensor) -> dict[str, Tensor]:
-        self.recorded: dict[str, Tensor] = {}
-        self.run(example)
-        return self.recorded
-
-    def run_node(self, n: torch.fx.Node) -> object:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.recorded[n.name] = result
-        return result

@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from linreg.approximation import Approximation
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators import BATCH, Call, Data, Known, rule_for
+from linreg.operators.pointwise import pointwise
+from linreg.operators.smooth import UNITS, Interpolant, interpolant
+from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
 from linreg.operators.structure import RESHAPES
-from linreg.operators.table import operator_name
-from linreg.refusals import way_out
+from linreg.operators.table import Rule, operator_name
+from linreg.place import place_of_call
+from linreg.reasons import CONTROL, CUSTOM, RANDOM, STEP, UNKNOWN
+from linreg.refusals import FAMILIES, REASONS, reason
 
 IDENTITIES = {
     "clone", "alias", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "dropout", "_to_copy", "to",
     "feature_dropout", "alpha_dropout", "native_dropout", "type_as",
 }  # fmt: skip
+# Calls that take sizes, and the argument that holds them.
 SIZED = {
-    "expand": "size",
     "repeat": "repeats",
-    **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_full"), "size"),
+    "tile": "dims",
+    "reshape": "shape",
+    **dict.fromkeys(("expand", "view", "_unsafe_view", "zeros", "ones", "full", "empty"), "size"),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "affine_grid_generator"), "size"),
 }
+EMPTY = ("empty", "new_empty", "empty_like")
+# Calls to which `self` gives no values: its sizes, one for each image, or its dtype and device.
+ALIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "fill", "zero", "copy")
+TYPED = ("new_zeros", "new_ones", "new_full", "new_empty")
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free."""
+    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
+
+    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
+    """
 
     exported: ExportedProgram
     place: int
     dynamic: bool
+    pieces: int | None = None
 
 
 def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[str, str]]:
@@ -63,14 +81,21 @@ class _Translator:
         self.result = next(n for n in self.calls.nodes if n.name == outputs[program.place])
         self.needed = _ancestors(self.result)
         self.batch: Any = None
+        self.sizes: dict[Any, int] = {}  # sizes that the exporter leaves open, of constant boolean masks
 
     def run(self) -> tuple[OperatorGraph, dict[str, str]]:
         self._inputs()
         self.names = self._names()
+        self.dependent = self._dependent()
+        for call in self.dependent:
+            if operator_name(call.target) in FAMILIES[CONTROL]:
+                self._refuse(call, str(CONTROL), None)
         for call in self.calls.nodes:
             if call.op == "call_function" and call in self.needed:
                 self.values[call] = self._call(call)
         result = self.values.get(self.result)
+        if isinstance(result, Step):
+            self._refuse_step(self.result)
         if not isinstance(result, Data) or result.name == INPUT:
             raise LinregError(
                 "the model's output does not depend on its input through any operator: nothing to explain"
@@ -82,10 +107,13 @@ class _Translator:
         for node in reversed(self.nodes.values()):
             if node.name in reached:
                 reached.update(node.inputs)
-        nodes = tuple(node for node in self.nodes.values() if node.name in reached)
+        made = self.nodes.values()
+        nodes = tuple(node for node in made if node.name in reached)
         batch = None if self.program.dynamic else self.example.shape[0]
         shape = tuple(self.example.shape[1:])
-        return OperatorGraph(nodes, output, shape, self.example.dtype, self.example.device, batch)
+        approximation = Approximation({n.name: n.operator for n in made if isinstance(n.operator, Interpolant)})
+        like = (self.example.dtype, self.example.device)
+        return OperatorGraph(nodes, output, shape, *like, batch, approximation=approximation)
 
     def _inputs(self) -> None:
         """The placeholders: the user's input is Data, all others are known."""
@@ -101,7 +129,16 @@ class _Translator:
             elif call in self.needed:
                 assert spec.target is not None
                 name = "" if spec.kind == InputKind.CONSTANT_TENSOR and "lifted" in spec.target else spec.target
-                self.values[call] = Known(name, tensors[spec.target].detach().clone())
+                value = tensors[spec.target]
+                self.values[call] = Known(name, value.detach().clone()) if isinstance(value, Tensor) else value
+
+    def _dependent(self) -> list[fx.Node]:
+        """The calls needed that depend on the values of the input, and not only on its sizes."""
+        found = {call for call, value in self.values.items() if isinstance(value, Data)}
+        for call in self.calls.nodes:
+            if call in self.needed and found.intersection(call.all_input_nodes):
+                found |= {call} if not operator_name(call.target).startswith("sym_") else set()
+        return [call for call in self.calls.nodes if call in found and call.op == "call_function"]
 
     def _call(self, call: fx.Node) -> Any:
         """What one call gives."""
@@ -111,9 +148,15 @@ class _Translator:
         if call.target is operator.getitem:
             return self._item(call)
         arguments = self._arguments(call)
-        operands = Call(call.target, arguments, (), self.example.new_empty(0))
+        if operator_name(call.target) in (*ALIKE, *TYPED) and isinstance(arguments["self"], Data):
+            arguments["self"] = self._blank(arguments["self"], operator_name(call.target) in ALIKE)
+        images = None if self.program.dynamic else len(self.example)
+        operands = Call(call.target, arguments, (), self.example.new_empty(0), images=images)
+        converts = isinstance(operands["self"], Step) and _opname(call) in IDENTITIES
+        if (operands.name in JUMPS and operands.data) or converts:
+            return self._step(call, operands)
         if not operands.data:
-            return self._fold(call, operands)
+            return self._step(call, operands) if steps_of(operands) else self._fold(call, operands)
         if _opname(call) in IDENTITIES and operands.data:
             return self._identity(call, operands)
         if isinstance(value, Tensor):
@@ -122,43 +165,78 @@ class _Translator:
 
     def _node(self, call: fx.Node, operands: Call) -> Data:
         """Add the node of a call, or of the one output in use of a call with several."""
-        rule = rule_for(operands.target)
+        rule = self._rule(operands.target)
+        if steps_of(operands):
+            if rule is None or operands.name not in CHOSEN:
+                self._refuse_step(call)
+            rule = partial(choice, images=len(self.example))
         if rule is None:
-            self._refuse(call, way_out(operands.name, len(operands.data)), operands)
+            why = reason(operands.name, len(operands.data))
+            random = why is UNKNOWN and torch.Tag.nondeterministic_seeded in operands.target.tags
+            self._refuse(call, str(RANDOM if random else why), operands)
         self._check_sizes(call, operands)
+        if len(operands.data) == 1 and free_unbacked_symbols(call.meta["val"]):
+            self._learn(call, operands.evaluate(self._blank(operands.data[0], each=True).value))
         shape = self._shape(call)
-        if _opname(call) == "slice" and operands.data[0].shape == shape:
+        if _opname(call) in ("slice", "copy") and operands.data[0].shape == shape:
             return operands.data[0]
-        full = Call(operands.target, operands.arguments, shape, operands.like, operands.output)
+        if _opname(call) == "slice_scatter" and call.args[1].meta["val"].shape == call.meta["val"].shape:  # type: ignore[union-attr]
+            return operands["src"]
+        full = replace(operands, shape=shape)
         try:
-            built, inputs = rule(full)
+            built, inputs = pointwise(*rule(full), full, self.nodes)
         except LinregError as error:
             self._refuse(call, str(error), operands)
         except (TypeError, AttributeError, RuntimeError) as error:
             self._refuse(call, f"its arguments are of a kind that its rule does not know ({error})", operands)
         name = self.names[call]
-        module, _ = _module(call)
-        self.nodes[name] = Node(name, built, tuple(x.name for x in inputs), shape, module, _source(call))
+        place = place_of_call(call)
+        self.nodes[name] = Node(name, built, tuple(x.name for x in inputs), shape, place.module, place.source)
         self.origins[name] = call.name
         return Data(name, shape)
+
+    def _rule(self, target: Any) -> Rule | None:
+        """The rule of an operator, which for a smooth unit is to interpolate it if that was asked for."""
+        if self.program.pieces is not None and operator_name(target) in UNITS:
+            return partial(interpolant, pieces=self.program.pieces)
+        return rule_for(target)
 
     def _item(self, call: fx.Node) -> Any:
         several, index = call.args
         operands = self.values[several]  # type: ignore[index]
         if not isinstance(operands, Call):
             return Known(operands.name, operands.value[index], operands.each)
-        return self._node(call, Call(operands.target, operands.arguments, (), operands.like, int(index)))  # type: ignore[arg-type]
+        if not operands.data or not call.meta["val"].is_floating_point():  # indices
+            return self._step(call, replace(operands, output=int(index)))  # type: ignore[arg-type]
+        return self._node(call, replace(operands, output=int(index)))  # type: ignore[arg-type]
+
+    def _step(self, call: fx.Node, operands: Call) -> Step | Call:
+        """What a call makes of data by comparing it, or of steps: it may go into one of CHOSEN only."""
+        if torch.Tag.nondeterministic_seeded in operands.target.tags:
+            self._refuse(call, str(RANDOM), operands)
+        if not isinstance(call.meta["val"], Tensor):
+            return operands
+        return Step(replace(operands, shape=self._apart(call)))
+
+    def _refuse_step(self, call: fx.Node) -> NoReturn:
+        """Refuse the comparison that this value, or the first argument that is a step, comes from."""
+        while True:
+            value = self.values.get(call)
+            before = [other for other in call.all_input_nodes if isinstance(self.values.get(other), Step | Call)]
+            if not before:
+                self._refuse(call, str(STEP), value.call if isinstance(value, Step) else None)
+            call = before[0]
 
     def _fold(self, call: fx.Node, operands: Call) -> Any:
         """A call on constants alone: its value, under the name of its one source if there is just one."""
         sources = {leaf.name for leaf in operands.leaves if isinstance(leaf, Known)} - {""}
         if torch.Tag.nondeterministic_seeded in call.target.tags:  # type: ignore[union-attr]
-            self._refuse(call, "it draws random numbers: the network is another at each call", operands)
+            self._refuse(call, str(RANDOM), operands)
         each = any(isinstance(leaf, Known) and leaf.each for leaf in operands.leaves)
         if any(leaf is BATCH for leaf in operands.leaves):
             if not _one_for_each(operands):
                 why = "it makes a constant from the number of images, other than one for each image"
-                self._refuse(call, why, operands)
+                self._misplaced(call, f"{why}: make it as (N, …) with N first, or fix its size", operands)
             each = True
         self._check_sizes(call, operands)
         if each:
@@ -166,21 +244,36 @@ class _Translator:
         value = operands.evaluate()
         if not isinstance(value, Tensor | tuple | list):
             return value
-        return Known(sources.pop() if len(sources) == 1 else "", value, each)  # type: ignore[arg-type]
+        if isinstance(value, Tensor):
+            self._learn(call, value)
+            value = torch.zeros_like(value) if operands.name in EMPTY else value
+        return Known(sources.pop() if len(sources) == 1 else "", value, each)
+
+    def _blank(self, data: Data, each: bool) -> Known:
+        """Zeros of the data's shape: one image for all of them, where their number is open."""
+        images = 1 if self.program.dynamic else len(self.example)
+        return Known("", self.example.new_zeros(images, *data.shape), each and self.program.dynamic)
+
+    def _learn(self, call: fx.Node, value: Tensor) -> None:
+        """Keep the sizes of a value that the exporter leaves open."""
+        for size, actual in zip(call.meta["val"].shape, value.shape, strict=True):
+            if free_unbacked_symbols(size):
+                self.sizes[size.node.expr] = actual
 
     def _check_sizes(self, call: fx.Node, operands: Call) -> None:
         """Refuse what computes with the number of images, other than to keep it as a size."""
         sized = operands.name in RESHAPES or operands.name in SIZED
         if any(isinstance(x, torch.SymInt) or (x is BATCH and not sized) for x in operands.leaves):
-            self._refuse(call, "it computes with the number of images, which the graph leaves open", operands)
+            self._misplaced(call, "it computes with the number of images, which the graph leaves open", operands)
 
     def _identity(self, call: fx.Node, operands: Call) -> Any:
         data = operands["self"] if operands["self"] is not None else operands["input"]
         if isinstance(data, Known):  # type_as(data)
-            return Known(data.name, data.value.to(self.example.dtype))
+            return Known(data.name, data.value.to(self.example.dtype), data.each)
         value = call.meta["val"]
         if isinstance(value, Tensor) and value.dtype != self.example.dtype:
-            self._refuse(call, f"it converts the data to {value.dtype}: keep one dtype throughout", operands)
+            why = f"it converts the data to {value.dtype}: keep one dtype throughout, {self.example.dtype}"
+            self._refuse(call, why, operands)
         if operands["train"]:
             self._refuse(call, "dropout is random in training mode: it must be off in eval mode", operands)
         return data if isinstance(value, Tensor) else operands
@@ -189,7 +282,7 @@ class _Translator:
         """The call's arguments by the names of its schema, defaults filled in."""
         schema = getattr(call.target, "_schema", None)
         if schema is None:
-            self._refuse(call, "it is no operator of ATen", None)
+            self._refuse(call, str(CUSTOM), None)
         named = dict(zip((a.name for a in schema.arguments), call.args, strict=False)) | dict(call.kwargs)
         defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         return {name: self._resolve(value) for name, value in (defaults | named).items()}
@@ -204,9 +297,8 @@ class _Translator:
     def _size(self, call: fx.Node, value: torch.SymInt | int) -> Any:
         if not isinstance(value, torch.SymInt):
             return value
-        if value.node.expr == self.batch:
-            return BATCH
-        return int(value) if value.node.expr.is_number else value
+        size = value.node.expr.xreplace(self.sizes)
+        return BATCH if size == self.batch else int(size) if size.is_number else value
 
     def _shape(self, call: fx.Node) -> tuple[int, ...]:
         """The shape of a value for one image; refuses values of another dtype."""
@@ -217,24 +309,36 @@ class _Translator:
 
     def _apart(self, call: fx.Node) -> tuple[int, ...]:
         """The shape of a value for one image; refuses values that do not keep the images apart."""
-        sizes = [s.node.expr if isinstance(s, torch.SymInt) else s for s in call.meta["val"].shape]
+        sizes = [s.node.expr.xreplace(self.sizes) if isinstance(s, torch.SymInt) else s for s in call.meta["val"].shape]
+        sizes = [s if isinstance(s, int) or not s.is_number else int(s) for s in sizes]
         if not sizes or sizes[0] != self.batch or any(not isinstance(s, int) for s in sizes[1:]):
             shape = ", ".join("N" if s == self.batch else str(s) for s in sizes)
             why = f"its result has shape ({shape}), which does not keep the images of a batch apart in dimension 0"
-            self._refuse(call, f"{why}: reshape to (N, …), and reduce over the other dimensions only", None)
+            self._misplaced(call, f"{why}: reshape to (N, …), and reduce over the other dimensions only", None)
         return tuple(sizes[1:])
 
+    def _misplaced(self, call: fx.Node, why: str, operands: Call | None) -> NoReturn:
+        """Refuse how a call arranges its values, or what it arranges them for: a later call that no rule will take.
+
+        Attention of torch.nn moves the batch to another place before its softmax: the softmax is the reason.
+        """
+        for other in self.dependent:
+            later = other not in self.values and _stack_key(other) == _stack_key(call)
+            why_not = REASONS.get(operator_name(other.target), STEP)  # a comparison may be taken
+            if later and self._rule(other.target) is None and why_not is not STEP:
+                self._refuse(other, str(why_not), None)
+        self._refuse(call, why, operands)
+
     def _refuse(self, call: fx.Node, why: str, operands: Call | None) -> NoReturn:
-        name = self.names.get(call, call.name)
-        module, kind = _module(call)
+        place, parts = place_of_call(call), [user for user in call.users if user.target is operator.getitem]
+        unnamed = f"{place.module}.{_opname(call)}".removeprefix(".")
+        name = next((self.names[c] for c in (call, *parts) if c in self.names), unnamed)
+        while call.target is operator.getitem:
+            call = call.args[0]  # type: ignore[assignment]
+        target = str(call.target).rpartition(".")[0] or call.target
         shapes = ", ".join(f"(N, {', '.join(map(str, d.shape))})" for d in operands.data) if operands else ""
-        target = operands.target if operands else call.target
-        lines = [
-            f"cannot take node '{name}', aten.{operator_name(target)}{f' of {shapes}' if shapes else ''}: {why}",
-            f"  in module '{module}' ({kind})" if module else f"  in the model's own forward ({kind})" if kind else "",
-            f"  at {_source(call)}" if _source(call) else "",
-        ]
-        raise LinregError("\n".join(line for line in lines if line))
+        first = f"cannot take node '{name}', {target}{f' of {shapes}' if shapes else ''}: {why}"
+        raise LinregError("\n".join([first, *place.lines]))
 
     def _names(self) -> dict[fx.Node, str]:
         """A name for each call: the module's path, `path.op` for calls in a module of the user's, `@k` for repetitions.
@@ -249,10 +353,11 @@ class _Translator:
         names: dict[fx.Node, str] = {}
         taken = {INPUT}
         for call in calls:
-            module, kind = _module(call)
+            place = place_of_call(call)
             last = groups[_stack_key(call)][-1] is call
-            bare = kind.startswith("torch.nn.modules.") and "container" not in kind and last and module
-            base = module if bare else f"{module}.{_opname(call)}".removeprefix(".")
+            layer = place.kind.startswith("torch.nn.modules.") and "container" not in place.kind
+            bare = layer and last and place.module
+            base = place.module if bare else f"{place.module}.{_opname(call)}".removeprefix(".")
             name, k = base, 0
             while name in taken:
                 k += 1
@@ -290,16 +395,3 @@ def _opname(call: fx.Node) -> str:
 def _stack_key(call: fx.Node) -> str:
     stack = call.meta.get("nn_module_stack") or {}
     return next(reversed(stack), "")
-
-
-def _module(call: fx.Node) -> tuple[str, str]:
-    """Path and class of the innermost module that makes the call."""
-    stack = list((call.meta.get("nn_module_stack") or {}).values())
-    return stack[-1] if stack else ("", "")
-
-
-def _source(call: fx.Node) -> str:
-    """The innermost line of the user's own code, as "file:line: code"."""
-    frames = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)', call.meta.get("stack_trace") or "")
-    own = [f for f in frames if "/torch/" not in f[0].replace("\\", "/")] or frames
-    return "{}:{}: {}".format(*own[-1]) if own else ""

@@ -5,7 +5,7 @@ Slow, short and obvious. Nothing here imports linreg. Index: l layer, from 1 in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -112,15 +112,44 @@ def max_pool(x: Tensor, window: int, stride: int, padding: int) -> Tensor:
 
 
 def gate(kind: str, z: float, low: float = 0.0, high: float = 0.0, alpha: float = 0.0) -> tuple[float, float]:
-    """(slope, offset) of an elementwise gate at one number: at a kink the closed side wins."""
+    """(slope, offset) of an elementwise gate at one number: at a kink the closed side wins, but for "at least"."""
     if kind == "relu":
         return (1.0, 0.0) if z > 0 else (0.0, 0.0)
     if kind == "leaky":
         return (1.0, 0.0) if z > 0 else (alpha, 0.0)
     if kind == "abs":
         return (1.0, 0.0) if z > 0 else (-1.0, 0.0)
+    if kind == "at least":
+        return (1.0, 0.0) if z >= low else (0.0, 0.0)
+    if kind == "threshold":
+        return (1.0, 0.0) if z > low else (0.0, high)
+    if kind == "hardshrink":
+        return (1.0, 0.0) if z > alpha or z < -alpha else (0.0, 0.0)
+    if kind == "softshrink":
+        return (1.0, -alpha) if z > alpha else (1.0, alpha) if z < -alpha else (0.0, 0.0)
+    if kind == "hardsigmoid":
+        return (0.0, 0.0) if z <= -3 else (0.0, 1.0) if z >= 3 else (1 / 6, 0.5)
     assert kind == "clamp"
     return (0.0, low) if z <= low else (0.0, high) if z >= high else (1.0, 0.0)
+
+
+def picked(x: Tensor, axes: tuple[int, ...], order: Callable[[list[float]], list[int]]) -> Tensor:
+    """The 0/1 matrix of what picks elements of x along `axes`: `order` says which, of a row in C order, by places.
+
+    Rows of the matrix: the other axes in C order, then the elements picked.
+    """
+    others = [axis for axis in range(x.dim()) if axis not in axes]
+    rows = []
+    for outer in _grid([x.shape[axis] for axis in others]):
+        members = []
+        for inner in _grid([x.shape[axis] for axis in axes]):
+            at = dict(zip([*others, *axes], [*outer, *inner], strict=True))
+            members.append(tuple(at[axis] for axis in range(x.dim())))
+        for place in order([x[at].item() for at in members]):
+            row = torch.zeros_like(x)
+            row[members[place]] = 1
+            rows.append(row.flatten())
+    return torch.stack(rows)
 
 
 def _grid(sizes: tuple[int, ...] | list[int] | torch.Size) -> Iterator[tuple[int, ...]]:

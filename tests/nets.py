@@ -297,6 +297,22 @@ def shortcut() -> nn.Module:
     return Shortcut()
 
 
+@net(3, 6, 6)
+def selections() -> nn.Module:
+    """Maxout, soft thresholds, conditions on the value itself and on another, maxima over windows and over channels."""
+
+    def function(x: Tensor, **layer: nn.Module) -> Tensor:
+        h = layer["shrink"](layer["c"](torch.maximum(layer["a"](x), layer["b"](x))))
+        h = torch.where(h > 0.2, 2 * h - 0.2, h)
+        h = torch.where(h.mean(1, keepdim=True) > 0, h, 0.1 - h)
+        return layer["d"](torch.cat([layer["pool"](h).flatten(1), h.amax((1, 3))], 1))
+
+    convolutions = {"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(3, 4, 3), "c": nn.Conv2d(4, 5, 1)}
+    return Lambda(
+        function, **convolutions, d=nn.Linear(5 * 4 + 4, 3), shrink=nn.Softshrink(0.1), pool=nn.AdaptiveMaxPool2d(2)
+    )
+
+
 NORMED = ("conv_bn", "free_bn", "residual_inner", "mobile", "conv1d", "conv3d")
 
 

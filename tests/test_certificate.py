@@ -220,7 +220,10 @@ def test_gates_that_differ_are_unproved(name: str) -> None:
 
 
 KINKS = {"leaky relu": [0.0], "relu": [0.0], "prelu": [0.0], "abs": [0.0], "relu6": [0.0, 6.0]}
-BOUNDS = {"gates": {"tanh": [-0.4, 0.5], "clamp": [-0.3, 0.2]}}
+BOUNDS = {
+    "gates": {"tanh": [-0.4, 0.5], "clamp": [-0.3, 0.2]},
+    "selections": {"shrink": [-0.1, 0.1], "where": [0.2]},
+}
 
 
 @every_net
@@ -300,6 +303,18 @@ def test_disagreements_count_units() -> None:
     shuffled = disagreements(pools.lin, pools.graph.linearize(pools.x.flip(3)))
     assert [site for site in shuffled if not pools.graph[site].is_gate] == ["2", "8"]  # max pooling
     assert all(count.sum() > 0 for count in shuffled.values())
+
+
+def test_disagreements_of_choices() -> None:
+    """Maxout, and a condition on other data."""
+    t = traced("selections")
+    lins = t.lin, t.graph.linearize(t.x.flip(3))
+    found = disagreements(*lins)
+    (a, b), (c, d) = ([reached(lin, name) for name in ("a", "b")] for lin in lins)
+    assert torch.equal(found["maximum"], ((a >= b) != (c >= d)).flatten(1).sum(1))
+    first, second = (reached(lin, "mean").expand(-1, 5, -1, -1) > 0 for lin in lins)
+    assert torch.equal(found["where@1"], (first != second).flatten(1).sum(1))
+    assert all(found[site].sum() > 0 for site in ("maximum", "where@1", "pool", "amax"))
 
 
 def test_only_one_network_can_be_compared() -> None:

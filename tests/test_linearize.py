@@ -196,6 +196,7 @@ def constants(model: nn.Module) -> set[str]:
 
 OTHERS = {
     "wiring": {"pad.pad": "pad"},
+    "selections": {"rsub.constant": "constant"},
     "constants": {"sub.constant": "constant", "mean": "constant", "rsub.constant": "constant", "offset": "constant"},
 }
 

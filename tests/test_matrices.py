@@ -54,6 +54,7 @@ def jacobian(affine: Affine, shapes: list[tuple[int, ...]], k: int, image: int, 
 # ---- operators ----
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # jacrev, where vmap has no rule for a kernel
 @every_case
 def test_operator_gives_its_matrix(case: str) -> None:
     """For each operator of the case, each of its inputs, at each image."""

@@ -1,10 +1,15 @@
 """Operators: one module for each family, each next to the rules that build it; `sparse`, `stencil`: their matrices."""
 
-from linreg.operators import arithmetic, gates, linear, pooling, structure
+from linreg.operators import arithmetic, gates, indexing, linear, pooling, resample, selection, structure
 from linreg.operators.base import Affine, Constant, Diagonal, LinearFunction, Operator
 from linreg.operators.gates import Gate
-from linreg.operators.linear import Convolution, Linear, MatMul, SameConvolution, Scale
-from linreg.operators.pooling import Average, Selection
+from linreg.operators.linear import Convolution, Linear, SameConvolution, Scale
+from linreg.operators.pointwise import Pointwise
+from linreg.operators.pooling import Average
+from linreg.operators.product import Contraction
+from linreg.operators.resample import Measured, Separable
+from linreg.operators.selection import Selection, Where
+from linreg.operators.steps import Guided
 from linreg.operators.structure import Move, Reshape
 from linreg.operators.table import BATCH, RULES, Call, Data, Known, rule, rule_for
 
@@ -15,25 +20,34 @@ __all__ = [
     "Average",
     "Call",
     "Constant",
+    "Contraction",
     "Convolution",
     "Data",
     "Diagonal",
     "Gate",
+    "Guided",
     "Known",
     "Linear",
     "LinearFunction",
-    "MatMul",
+    "Measured",
     "Move",
     "Operator",
+    "Pointwise",
     "Reshape",
     "SameConvolution",
     "Scale",
     "Selection",
+    "Separable",
+    "Where",
     "arithmetic",
     "gates",
+    "indexing",
     "linear",
     "pooling",
+    "product",
+    "resample",
     "rule",
     "rule_for",
+    "selection",
     "structure",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -14,6 +16,7 @@ from linreg.operators.base import Affine, Constant, Shape, sum_to
 from linreg.operators.linear import Scale
 from linreg.operators.sparse import positions, selection
 from linreg.operators.table import Built, Call, Data, Known, rule
+from linreg.reasons import PRODUCT, QUOTIENT, STEP
 from linreg.rounding import Rounding
 
 
@@ -58,6 +61,52 @@ class Sum(Affine):
         return Rounding(absolute.linear, len(inputs), copies)
 
 
+@dataclass(frozen=True, eq=False)
+class Total(Affine):
+    """z = Σ_k A_k x_k + β: affine operators of one input each, without constants of their own, added up."""
+
+    parts: tuple[Affine, ...]
+    constants: tuple[Constant, ...] = ()
+    kind = "add"
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return reduce(operator.add, (part.linear(x) for part, x in zip(self.parts, inputs, strict=True)))
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part.adjoint(grad)[0] for part in self.parts)
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        return tuple(part.sparse(image)[0] for part in self.parts)
+
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        return tuple(part.degrees()[0] for part in self.parts)
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """Those of each part, and K − 1 additions."""
+        own = [part.rounding(x) for part, x in zip(self.parts, inputs, strict=True)]
+        forward, backward = max(r.forward for r in own) + len(own) - 1, max(r.backward for r in own)
+
+        def absolute(*xs: Tensor) -> Tensor:
+            return reduce(operator.add, (r.absolute(x) for r, x in zip(own, xs, strict=True)))
+
+        return Rounding(absolute, forward, backward)
+
+
+def weighted(call: Call, *terms: tuple[Tensor | float, Data | Known | float]) -> Built:
+    """Σ a_i ⊙ term_i with fixed a_i, numbers or tensors."""
+    data = [(call.like.new_tensor(a) if isinstance(a, int | float) else a, x) for a, x in terms if isinstance(x, Data)]
+    if any(len(x.shape) != len(call.shape) for _, x in data):
+        raise LinregError("this call broadcasts over the batch dimension: give all terms as many dimensions")
+    constants = tuple(
+        Constant("constant", a * call.tensor(term), term.name if isinstance(term, Known) else "")
+        for a, term in terms
+        if not isinstance(term, Data)
+    )
+    spread = [a.expand(*a.shape[: max(0, a.dim() - len(call.shape))], *call.shape) for a, _ in data]
+    parts = tuple(Scale(a, x.shape) for a, (_, x) in zip(spread, data, strict=True))
+    return Total(parts, constants), tuple(x for _, x in data)
+
+
 def _sum(call: Call, *terms: tuple[float, Data | Known | float]) -> Built:
     """Σ a_i · term_i, with the data terms apart from the constants."""
     data = [(a, term) for a, term in terms if isinstance(term, Data)]
@@ -77,7 +126,7 @@ def _add(call: Call) -> Built:
     return _sum(call, (1, call["self"]), (call["alpha"], call["other"]))
 
 
-@rule("sub")
+@rule("sub", "subtract")
 def _sub(call: Call) -> Built:
     return _sum(call, (1, call["self"]), (-call["alpha"], call["other"]))
 
@@ -87,24 +136,54 @@ def _rsub(call: Call) -> Built:
     return _sum(call, (-call["alpha"], call["self"]), (1, call["other"]))
 
 
-@rule("neg")
+@rule("neg", "negative")
 def _neg(call: Call) -> Built:
     return _sum(call, (-1, call["self"]))
 
 
-@rule("mul")
+@rule("mul", "multiply")
 def _mul(call: Call) -> Built:
     """a ⊙ x with a fixed; two data factors are a product and are refused."""
     x, factor = (call["self"], call["other"]) if isinstance(call["self"], Data) else (call["other"], call["self"])
     if isinstance(factor, Data):
-        raise LinregError("the product of two values that both depend on the input is not piecewise linear")
+        raise LinregError(str(PRODUCT))
     return Scale(call.tensor(factor), x.shape), (x,)
 
 
-@rule("div")
+@rule("div", "divide", "true_divide")
 def _div(call: Call) -> Built:
     if isinstance(call["other"], Data):
-        raise LinregError("division by a value that depends on the input is not piecewise linear")
+        raise LinregError(str(QUOTIENT))
     if call["rounding_mode"] is not None:
-        raise LinregError("division with rounding is a step function: its slope is 0 and its steps are not continuous")
+        raise LinregError(str(STEP))
     return Scale(call.tensor(call["other"]).reciprocal(), call["self"].shape), (call["self"],)
+
+
+@rule("lerp")
+def _lerp(call: Call) -> Built:
+    """(1 − w) a + w b."""
+    weight = call["weight"]
+    if isinstance(weight, Data):
+        raise LinregError(str(PRODUCT))
+    if not isinstance(weight, Known):
+        return _sum(call, (1 - weight, call["self"]), (weight, call["end"]))
+    return weighted(call, (1 - call.tensor(weight), call["self"]), (call.tensor(weight), call["end"]))
+
+
+@rule("addcmul")
+def _addcmul(call: Call) -> Built:
+    """x + v a b with a or b fixed."""
+    x, factor = call["tensor1"], call["tensor2"]
+    if isinstance(factor, Data):
+        x, factor = factor, x
+    if isinstance(factor, Data):
+        raise LinregError(str(PRODUCT))
+    return weighted(call, (1, call["self"]), (call["value"] * call.tensor(factor), x))
+
+
+@rule("addcdiv")
+def _addcdiv(call: Call) -> Built:
+    """x + v a / b with b fixed."""
+    if isinstance(call["tensor2"], Data):
+        raise LinregError(str(QUOTIENT))
+    return weighted(call, (1, call["self"]), (call["value"] / call.tensor(call["tensor2"]), call["tensor1"]))

@@ -17,7 +17,7 @@ from math import inf
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from linreg.errors import LinregError
 from linreg.operators.sparse import degrees_of, diagonal
@@ -50,6 +50,14 @@ def sum_to(value: Tensor, shape: Shape) -> Tensor:
     return value if value.shape == shape else value.sum_to_size(shape)
 
 
+def with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """The layer, made on the device "meta" so that no numbers are drawn, with copies of these for its parameters."""
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
 class Operator(ABC):
     """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k)."""
 
@@ -65,6 +73,14 @@ class Operator(ABC):
     @abstractmethod
     def moves(self, *errors: Tensor) -> Tensor:
         """How far z can move where each input moves by no more than its error, within the region or out of it."""
+
+    def evaluate(self, *inputs: Tensor) -> Tensor:
+        """z at any inputs; autograd differentiates the affine function that the operator is there."""
+        return self.freeze(*(x.detach() for x in inputs))(*inputs)
+
+    def layer(self) -> Callable[..., Tensor]:
+        """What computes z in PyTorch: a new layer of torch.nn where there is one, else a function."""
+        return self.evaluate
 
 
 class Affine(Operator):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.operators.base import Diagonal, Operator
-from linreg.operators.table import Built, Call, rule
+from linreg.operators.base import Diagonal, Operator, with_parameters
+from linreg.operators.table import Built, Call, Data, rule
 
 Bound = Tensor | float
 
@@ -40,7 +42,12 @@ class ReLU(Gate):
     kinks = (0.0,)
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
-        return Diagonal((inputs[0] > 0).to(inputs[0]), switch=True)
+        (z,) = inputs
+        one = z.new_ones(()).expand_as(z)
+        return Diagonal(torch.ops.aten.threshold_backward(one, z, 0), switch=True)  # [z > 0], in one pass
+
+    def layer(self) -> nn.Module:
+        return nn.ReLU()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,14 @@ class LeakyReLU(Gate):
     def freeze(self, *inputs: Tensor) -> Diagonal:
         (z,) = inputs
         return Diagonal(torch.where(z > 0, z.new_ones(()), self.negative_slope))
+
+    def layer(self) -> Callable[..., Tensor]:
+        slope = self.negative_slope
+        if not isinstance(slope, Tensor):
+            return torch.abs if self.kind == "abs" else nn.LeakyReLU(slope)
+        if slope.shape[1:].numel() > 1:
+            return super().layer()
+        return with_parameters(nn.PReLU(slope.numel(), device="meta"), slope.flatten())
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +97,13 @@ class Clamp(Gate):
         offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
         return Diagonal(inside.to(z), offset, switch=True)
 
+    def layer(self) -> Callable[..., Tensor]:
+        numbers = [float(bound) for bound in self.kinks if torch.as_tensor(bound).dim() == 0]
+        if len(numbers) == 2 and numbers[0] < numbers[1]:
+            low, high = numbers
+            return nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high)
+        return partial(torch.clamp, min=self.low, max=self.high)
+
 
 @dataclass(frozen=True, eq=False)
 class Pieces(Gate):
@@ -105,9 +127,22 @@ class Pieces(Gate):
         return torch.inf if self.jumps else self.slopes.abs().max()
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
-        piece = torch.bucketize(inputs[0], self._ends)
+        piece = torch.bucketize(inputs[0].contiguous(), self._ends)
         offset = self.offsets[piece] if self.offsets.any() else None
         return Diagonal(self.slopes[piece], offset, switch=bool(((self.slopes == 0) | (self.slopes == 1)).all()))
+
+    def evaluate(self, *inputs: Tensor) -> Tensor:
+        """Without a choice by the values of its tensors: so that torch.export can go through it."""
+        (z,) = inputs
+        piece = torch.bucketize(z.detach(), self._ends)
+        slope, offset = self.slopes[piece], self.offsets[piece]
+        return torch.where(slope == 0, offset, slope * z + offset)
+
+    def layer(self) -> Callable[..., Tensor]:
+        """Not Hardsigmoid, which differentiates with 1/6 in single precision."""
+        if self.kind == "threshold":
+            return nn.Threshold(self.breaks.item(), self.offsets[0].item())
+        return super().layer()
 
     @property
     def _ends(self) -> Tensor:
@@ -149,13 +184,41 @@ def _hardtanh(call: Call) -> Built:
     return Clamp(low, high, "relu6" if (low, high) == (0.0, 6.0) else "hardtanh"), (call.one_data("self"),)
 
 
-@rule("clamp", "clamp_min", "clamp_max")
+@rule("clamp", "clip", "clamp_min", "clamp_max")
 def _clamp(call: Call) -> Built:
-    if call.one_data("self").shape != call.shape:
+    low, high = (None if call[bound] is None else call.tensor(call[bound]) for bound in ("min", "max"))
+    return bounded(call, call.one_data("self"), low, high)
+
+
+def bounded(call: Call, z: Data, low: Tensor | None, high: Tensor | None) -> Built:
+    """The gate of a call that clips z to fixed bounds."""
+    if z.shape != call.shape:
         raise LinregError(
             f"its bounds broadcast the data to (N, {', '.join(map(str, call.shape))}): expand the data first"
         )
-    low, high = (None if call[bound] is None else call.tensor(call[bound]) for bound in ("min", "max"))
     if high is None and low is not None and not low.any():
-        return ReLU(), (call.one_data("self"),)
-    return Clamp(low, high), (call.one_data("self"),)
+        return ReLU(), (z,)
+    return Clamp(low, high), (z,)
+
+
+@rule("threshold")
+def _threshold(call: Call) -> Built:
+    """φ(z) = z where z > θ, a fixed value elsewhere."""
+    limit, value = float(call["threshold"]), float(call["value"])
+    breaks, slopes, offsets = (call.like.new_tensor(v) for v in ([limit], [0.0, 1.0], [value, 0.0]))
+    return Pieces(breaks, slopes, offsets, "threshold", jumps=limit != value), (call.one_data("self"),)
+
+
+@rule("hardsigmoid")
+def _hardsigmoid(call: Call) -> Built:
+    """φ(z) = (z + 3) / 6, clipped to [0, 1]."""
+    breaks, slopes, offsets = (call.like.new_tensor(v) for v in ([-3.0, 3.0], [0.0, 1 / 6, 0.0], [0.0, 0.5, 1.0]))
+    return Pieces(breaks, slopes, offsets, "hardsigmoid"), (call.one_data("self"),)
+
+
+@rule("rrelu")
+def _rrelu(call: Call) -> Built:
+    """In eval mode, where its slope is the mean of the two between which it is drawn in training."""
+    if call["training"]:
+        raise LinregError("its slopes are random in training mode: it must be off in eval mode")
+    return LeakyReLU((call["lower"] + call["upper"]) / 2, "rrelu"), (call.one_data("self"),)

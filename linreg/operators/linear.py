@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to
+from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to, with_parameters
 from linreg.operators.sparse import contraction, of_image, positions, selection, to_numpy
 from linreg.operators.stencil import Stencil
-from linreg.operators.table import Built, Call, Data, Known, rule
+from linreg.operators.table import Built, Call, Known, rule
+from linreg.reasons import BATCH_STATISTICS
 from linreg.rounding import Rounding
 
 
@@ -36,6 +39,11 @@ class Linear(Affine):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight, _total(self.constants))
+
+    def layer(self) -> nn.Module:
+        outputs, inputs = self.weight.shape
+        total = _total(self.constants)
+        return with_parameters(nn.Linear(inputs, outputs, total is not None, device="meta"), self.weight, total)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """diag(W, …, W), one W for each place."""
@@ -101,6 +109,11 @@ class Convolution(Affine):
         total = _total(self.constants)
         return self._convolve(inputs[0], None if total is None else total.flatten())
 
+    def layer(self) -> nn.Module:
+        names = ("stride", "padding", "dilation") + ("output_padding",) * self.transposed
+        geometry = {name: tuple(getattr(self, name)) for name in names}
+        return _layer(self.weight, self.constants, self.groups, self.transposed, **geometry)
+
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         matrix = self.stencil.sparse()
         return (matrix.T.tocsr() if self.transposed else matrix,)
@@ -153,6 +166,13 @@ class Scale(Affine):
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (sum_to(grad * self.factor, (grad.shape[0], *self.shape)),)
 
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if self.kind != "batch norm" or not isinstance(self.factor, Tensor):
+            return super().__call__(*inputs)
+        factor, shift = self.factor.flatten(), sum(c.value for c in self.constants).flatten()  # type: ignore[union-attr]
+        zero, one = torch.zeros_like(factor), torch.ones_like(factor)
+        return torch.batch_norm(inputs[0], factor, shift, zero, one, False, 0.0, 0.0, False)  # in one pass
+
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """diag(a), its rows repeated where x is broadcast."""
         scale = of_image(self.factor, image, len(self.shape)) if isinstance(self.factor, Tensor) else self.factor
@@ -165,37 +185,12 @@ class Scale(Affine):
         factor = self.factor.abs() if isinstance(self.factor, Tensor) else abs(self.factor)
         return Rounding(replace(self, factor=factor).linear, 1, copies)
 
-
-@dataclass(frozen=True, eq=False)
-class MatMul(LinearFunction):
-    """z = x W, or W x with `left`, over the last two dimensions: W (…, k, m) fixed, or one for each image, (N, …)."""
-
-    weight: Tensor = field(kw_only=True)
-    left: bool = field(kw_only=True)
-    kind: str = "matmul"
-
-    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
-        """Element (…, i, m) is row i of the left factor times column m of the right one, over k."""
-        x, weight = positions((1, *self.shapes[0])), to_numpy(self._weight(image))
-        if self.left:
-            matrix = contraction(weight[..., :, None, :], x.swapaxes(-1, -2)[..., None, :, :], x.size)
-        else:
-            matrix = contraction(weight.swapaxes(-1, -2)[..., None, :, :], x[..., :, None, :], x.size)
-        return (matrix,)
-
-    def degrees(self) -> tuple[tuple[int, int], ...]:
-        weight = self._weight()
-        inner = weight.shape[-1 if self.left else -2]
-        return ((inner, weight.numel() // inner),)
-
-    def rounding(self, *inputs: Tensor) -> Rounding:
-        weight = self.weight.abs()
-        return Rounding(lambda x: weight @ x if self.left else x @ weight, *self.degrees()[0])
-
-    def _weight(self, image: int = 0) -> Tensor:
-        """W for one image; a vector as a matrix."""
-        weight = of_image(self.weight, image, max(2, len(self.shapes[0])))
-        return weight if weight.dim() > 1 else weight[None, :] if self.left else weight[:, None]
+    def layer(self) -> Callable[..., Tensor]:
+        if self.kind != "batch norm" or len(self.shape) > 4:
+            return super().layer()
+        (shift,), factor = self.constants, torch.as_tensor(self.factor).flatten()
+        kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[len(self.shape) - 1]
+        return with_parameters(kind(len(factor), eps=0.0).to(factor), factor, shift.value.flatten())
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +210,22 @@ class SameConvolution(LinearFunction):
         stencil, convolve = self.stencil, (F.conv1d, F.conv2d, F.conv3d)[len(self.stencil.positions) - 1]
         geometry = (stencil.stride, "same", stencil.dilation, stencil.groups)
         return Rounding(lambda x: convolve(x, stencil.weight.abs(), None, *geometry), *self.degrees()[0])
+
+    def layer(self) -> nn.Module:
+        weight, groups, dilation = self.stencil.weight, self.stencil.groups, tuple(self.stencil.dilation)
+        return _layer(weight, self.constants, groups, padding="same", dilation=dilation)
+
+
+def _layer(
+    weight: Tensor, constants: tuple[Constant, ...], groups: int, transposed: bool = False, **geometry: Any
+) -> nn.Module:
+    """The layer of torch.nn that is a convolution, or its transpose, with this weight."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    kind: Callable[..., nn.Module] = kinds[weight.dim() - 3 + 3 * transposed]
+    channels, total = (weight.shape[1] * groups, len(weight)), _total(constants)
+    inputs, outputs = channels[::-1] if transposed else channels
+    layer = kind(inputs, outputs, weight.shape[2:], groups=groups, bias=total is not None, device="meta", **geometry)
+    return with_parameters(layer, weight, None if total is None else total.flatten())
 
 
 def _total(constants: tuple[Constant, ...]) -> Tensor | None:
@@ -236,28 +247,6 @@ def _bias(known: Known | None, positions: int) -> tuple[Constant, ...]:
 def _linear(call: Call) -> Built:
     x = call.one_data("input")
     return Linear(call["weight"].value, _bias(call["bias"], 0), prod(x.shape[:-1])), (x,)
-
-
-@rule("addmm")
-def _addmm(call: Call) -> Built:
-    """β b + α x W, as exported from older linear layers."""
-    x = call.one_data("mat1")
-    weight = call["mat2"].value.t() * call["alpha"]
-    if call["self"].value.numel() not in (1, len(weight)):
-        raise LinregError("it adds a matrix that differs from image to image")
-    bias = Known(call["self"].name, (call["self"].value * call["beta"]).flatten().expand(len(weight)))
-    return Linear(weight, _bias(bias, 0)), (x,)
-
-
-@rule("mm", "matmul", "bmm")
-def _matmul(call: Call) -> Built:
-    """x W or W x with W fixed; two data factors are a product and are refused."""
-    place = next(name for name, argument in call.arguments.items() if isinstance(argument, Data))
-    x = call.one_data(place)
-    if place != "self" and len(x.shape) < 2:
-        raise LinregError("it sums over the batch dimension: multiply from the right, x @ W")
-    (weight,) = (leaf.value for leaf in call.leaves if isinstance(leaf, Known))
-    return MatMul(call.evaluate, (x.shape,), weight=weight, left=place != "self"), (x,)
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -294,12 +283,12 @@ def _same_convolution(call: Call, stencil: Stencil) -> Built:
     return SameConvolution(bare.evaluate, (x.shape,), constants, stencil=stencil), (x,)
 
 
-@rule("_native_batch_norm_legit_no_training", "batch_norm", "native_batch_norm", "cudnn_batch_norm")
+@rule("_native_batch_norm_legit_no_training", "batch_norm", "native_batch_norm", "cudnn_batch_norm", "instance_norm")
 def _batch_norm(call: Call) -> Built:
     """γ (x − μ) / √(v + ε) + β as a ⊙ x + shift, a = γ / √(v + ε), shift = β − a μ (formed in float64)."""
     mean, variance = call["running_mean"], call["running_var"]
-    if call["training"] or mean is None or variance is None:
-        raise LinregError(BATCH_STATISTICS)
+    if call["training"] or call["use_input_stats"] or mean is None or variance is None:
+        raise LinregError(str(BATCH_STATISTICS))
     x = call.one_data("input")
     gamma, beta = call["weight"], call["bias"]
     factor = (variance.value.double() + call["eps"]).rsqrt()
@@ -310,14 +299,3 @@ def _batch_norm(call: Call) -> Built:
     factor, shift = (v.to(mean.value.dtype).view(column) for v in (factor, shift))
     owner = mean.name.removesuffix(".running_mean")
     return Scale(factor, x.shape, (Constant("shift", shift, f"{owner}.shift"),), "batch norm"), (x,)
-
-
-BATCH_STATISTICS = (
-    "batch norm without running statistics divides by the statistics of the batch, which is not piecewise linear: "
-    "train it with track_running_stats=True, or replace it by a layer with fixed statistics"
-)
-
-
-@rule("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "instance_norm")
-def _batch_statistics(call: Call) -> Built:
-    raise LinregError(BATCH_STATISTICS)

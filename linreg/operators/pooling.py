@@ -2,65 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
-from math import prod
+from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_array, eye_array, kron
-from torch import Tensor
+from scipy.sparse import csr_array
+from torch import Tensor, nn
 
-from linreg.operators.base import Affine, LinearFunction, Operator, Shape
-from linreg.operators.sparse import degrees_of, positions, selection, to_numpy
+from linreg.operators.base import Operator, Shape
+from linreg.operators.resample import Separable
+from linreg.operators.selection import Selection
 from linreg.operators.table import Built, Call, rule
-from linreg.rounding import Rounding, most
-
-
-@dataclass(frozen=True, eq=False)
-class Selection(Affine):
-    """z_j = x_{i(j)}: each output is one of the inputs of its own channel.
-
-    `index` (N, …, *out) counts within the flattened positions of x, the last `dims` dimensions of its `shape`.
-    """
-
-    index: Tensor
-    shape: Shape
-    dims: int
-    kind = "selection"
-
-    def linear(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        index = self.index.expand(x.shape[0], *self.index.shape[1:])
-        return x.flatten(-self.dims).gather(-1, index.flatten(-self.dims)).view(index.shape)
-
-    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
-        result = grad.new_zeros(grad.shape[0], *self.shape)
-        index = self.index.expand(grad.shape).flatten(-self.dims)
-        result.flatten(-self.dims).scatter_add_(-1, index, grad.flatten(-self.dims))
-        return (result,)
-
-    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
-        channels, plane = self.shape[: -self.dims], prod(self.shape[-self.dims :])
-        first = positions((*channels, *[1] * self.dims)) * plane
-        return (selection(first + to_numpy(self.index[image]), prod(self.shape)),)
-
-    def rounding(self, *inputs: Tensor) -> Rounding:
-        """Moves only; the adjoint adds up the windows that chose one element."""
-        chosen = self.adjoint(torch.ones_like(self.linear(*inputs)))
-        return Rounding(self.linear, 0, most(chosen) - 1)
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool(Operator):
-    """z_j = max of the inputs in window j; a tie goes to the first index, as in the forward pass."""
+    """z_j = max of the inputs in window j; a tie goes to the first index, as in the forward pass.
 
-    pool: Callable[[Tensor], tuple[Tensor, Tensor]]
+    `window` holds the arguments of `torch.nn.MaxPool1d`, `2d` and `3d`.
+    """
+
+    window: Mapping[str, Any]
     shape: Shape
     dims: int
     kind = "max pool"
+
+    def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The maxima and their indices."""
+        pools = (F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices)
+        return pools[self.dims - 1](x, **self.window)
 
     def freeze(self, *inputs: Tensor) -> Selection:
         _, index = self.pool(inputs[0])
@@ -69,6 +42,21 @@ class MaxPool(Operator):
     def moves(self, *errors: Tensor) -> Tensor:
         """A maximum moves no more than the largest of its arguments."""
         return self.pool(errors[0])[0]
+
+    def layer(self) -> nn.Module:
+        return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[self.dims - 1](**self.window)
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveMaxPool(MaxPool):
+    """z_j = max of the inputs in window j, the windows those of adaptive average pooling to `output_size`."""
+
+    def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pool: Any = getattr(F, f"adaptive_max_pool{self.dims}d_with_indices")
+        return pool(x, **self.window)
+
+    def layer(self) -> nn.Module:
+        return (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)[self.dims - 1](**self.window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,52 +76,46 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Average(LinearFunction):
-    """z = averages, or sums, of x over windows: the Kronecker product of one small matrix for each dimension of x."""
+class Average(Separable):
+    """z = averages, or sums, of x over windows; `pool` makes the layer of torch.nn that is this, if there is one."""
 
-    windows: dict[int, Windows] = field(kw_only=True)
+    pool: Callable[[], nn.Module] | None = field(kw_only=True, default=None)
 
-    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
-        sizes = enumerate(self.shapes[0])
-        factors = [self.windows[d].sparse() if d in self.windows else eye_array(n, format="csr") for d, n in sizes]
-        return (reduce(lambda left, right: kron(left, right, format="csr"), factors),)
-
-    def rounding(self, *inputs: Tensor) -> Rounding:
-        """Sums over windows, and a division, in one or two steps; all coefficients have the sign of the divisor."""
-        rows, columns = zip((1, 1), *(degrees_of(window.sparse()) for window in self.windows.values()), strict=True)
-        return Rounding(lambda x: self.linear(x).abs(), prod(rows) + 1, prod(columns) + 1)
+    def layer(self) -> Callable[..., Tensor]:
+        return self.pool() if self.pool else super().layer()
 
 
-def _average(call: Call, kind: str, windows: dict[int, Windows]) -> Built:
+def _average(call: Call, kind: str, windows: dict[int, Windows], pool: Callable[[], nn.Module] | None = None) -> Built:
     x = call.one_data("self")
-    return Average(call.evaluate, (x.shape,), kind=kind, windows=windows), (x,)
+    factors = {d: window.sparse for d, window in windows.items()}
+    return Average(call.evaluate, (x.shape,), kind=kind, factors=factors, pool=pool), (x,)
 
 
-POOLS = {
-    "max_pool1d": (1, F.max_pool1d_with_indices),
-    "max_pool2d": (2, F.max_pool2d_with_indices),
-    "max_pool2d_with_indices": (2, F.max_pool2d_with_indices),
-    "max_pool3d": (3, F.max_pool3d_with_indices),
-    "max_pool3d_with_indices": (3, F.max_pool3d_with_indices),
-}
+def _window(call: Call, dims: int, *names: str) -> dict[str, Any]:
+    """The sides of a pooling window, one number for each dimension; without a stride, the window's size."""
+    sides = {name: call[name] or call["kernel_size"] for name in names}
+    return {name: tuple(side) * (dims // len(side)) for name, side in sides.items()}
 
 
-@rule(*POOLS)
+@rule(*(f"max_pool{dims}d{indices}" for dims in (1, 2, 3) for indices in ("", "_with_indices")))
 def _max_pool(call: Call) -> Built:
-    x = call.one_data("self")
-    dims, pool = POOLS[call.name]
-    window = [call[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
-    return MaxPool(lambda z: pool(z, *window), x.shape, dims), (x,)
+    x, dims = call.one_data("self"), int(call.name[len("max_pool")])
+    window = _window(call, dims, "kernel_size", "stride", "padding", "dilation")
+    return MaxPool({**window, "ceil_mode": call["ceil_mode"]}, x.shape, dims), (x,)
+
+
+@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def _adaptive_max_pool(call: Call) -> Built:
+    x, dims = call.one_data("self"), int(call.name[-2])
+    return AdaptiveMaxPool({"output_size": call.shape[-dims:]}, x.shape, dims), (x,)
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def _avg_pool(call: Call) -> Built:
     """A window divides by its size, padding included or not, but without what ceil_mode adds beyond the padding."""
     x, dims = call.one_data("self"), int(call.name[-2])
-    sides = [list(side) * (dims // len(side)) for side in (call["kernel_size"], call["stride"] or call["kernel_size"])]
-    padding = list(call["padding"]) * (dims // len(call["padding"]))
-    windows = {}
-    for d, kernel, stride, pad in zip(range(-dims, 0), *sides, padding, strict=True):
+    window, windows = _window(call, dims, "kernel_size", "stride", "padding"), {}
+    for d, kernel, stride, pad in zip(range(-dims, 0), *window.values(), strict=True):
         begins = np.arange(call.shape[d]) * stride - pad
         ends = np.minimum(begins + kernel, x.shape[d] + pad)
         inside = np.maximum(begins, 0), np.minimum(ends, x.shape[d])
@@ -141,7 +123,9 @@ def _avg_pool(call: Call) -> Built:
         if call["divisor_override"]:
             divisor = np.full(len(ends), call["divisor_override"] if d == -1 else 1)
         windows[len(x.shape) + d] = Windows(x.shape[d], *inside, 1 / divisor)
-    return _average(call, "avg pool", windows)
+    counting = ("ceil_mode", "count_include_pad", "divisor_override")[: 2 if dims == 1 else 3]
+    kind = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1]
+    return _average(call, "avg pool", windows, partial(kind, **window, **{name: call[name] for name in counting}))
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
@@ -151,7 +135,9 @@ def _adaptive_avg_pool(call: Call) -> Built:
     for d, (size, count) in enumerate(zip(x.shape, call.shape, strict=True)):
         starts, ends = np.arange(count) * size // count, -(-np.arange(1, count + 1) * size // count)
         windows[d] = Windows(size, starts, ends, 1 / (ends - starts))
-    return _average(call, "adaptive avg pool", windows)
+    dims = int(call.name[-2])
+    kind = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dims - 1]
+    return _average(call, "adaptive avg pool", windows, partial(kind, call.shape[-dims:]))
 
 
 def _whole(call: Call, mean: bool) -> dict[int, Windows]:

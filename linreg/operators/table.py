@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Operator, Shape
+from linreg.reasons import PRODUCT
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,29 @@ class Known:
     each: bool = False
 
 
+@dataclass(frozen=True)
+class Zeros:
+    """Stands for zeros in the place of a fixed argument, in the dtype of the data; `each` as there."""
+
+    shape: Shape
+    each: bool = False
+
+
 class _Batch:
     """Stands for the number of images wherever the program asks for it."""
 
     def __repr__(self) -> str:
         return "N"
 
+    def __reduce__(self) -> str:
+        return "BATCH"  # there is one, and a copy is the same
+
 
 BATCH = _Batch()
 
 Built = tuple[Operator, tuple[Data, ...]]
+
+FIXED = "its rule takes fixed values where this call has data; keep them fixed, or choose with torch.maximum"
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Call:
     """One call of the captured program: an ATen operator and its arguments by name.
 
     `shape` is what it gives for one image, `like` an empty tensor of its dtype and device, `output` the index of the
-    value in use where the operator returns several.
+    value in use where the operator returns several, `images` the number of images where the program fixes it.
     """
 
     target: Any
@@ -61,9 +77,16 @@ class Call:
     shape: Shape
     like: Tensor
     output: int | None = None
+    images: int | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"target": str(self.target)}  # an ATen operator does not pickle; its name does
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, target=reduce(getattr, state["target"].split("."), torch.ops))
 
     @property
     def name(self) -> str:
@@ -83,26 +106,29 @@ class Call:
         """Argument `name`, which must be the only one that depends on the input."""
         if isinstance(self[name], Data) and len(self.data) == 1:
             return self[name]
-        product = "linear in its data: it combines two values that both depend on the input"
-        fixed = f"linear in its data: only `{name}` may depend on the input"
-        raise LinregError(f"this call is not {product if len(self.data) > 1 else fixed}")
+        raise LinregError(str(PRODUCT) if len(self.data) > 1 else FIXED)
 
     def tensor(self, argument: Known | float) -> Tensor:
         """A fixed argument as a tensor of the call's dtype and device."""
         if argument is BATCH:
             raise LinregError("the number of images enters its arithmetic, so the images are not kept apart")
+        if isinstance(argument, Data):
+            raise LinregError(FIXED)
         return argument.value.to(self.like) if isinstance(argument, Known) else self.like.new_tensor(argument)
 
     def evaluate(self, *values: Tensor) -> Any:
-        """Run the call with `values` in the place of its data arguments."""
+        """Run the call with `values` in the place of its data; constants of each image are expanded to them all."""
         remaining = iter(values)
-        batch = values[0].shape[0] if values else 1  # a constant of each image is made once, and broadcasts
+        batch = values[0].shape[0] if values else 1
 
         def fill(argument: Any) -> Any:
             if isinstance(argument, Data):
                 return next(remaining)
+            if isinstance(argument, Zeros):
+                return values[0].new_zeros((batch, *argument.shape[1:]) if argument.each else argument.shape)
             if isinstance(argument, Known):
-                return argument.value
+                value = argument.value
+                return value.expand(batch, *value.shape[1:]) if argument.each else value
             if argument is BATCH:
                 return batch
             return [fill(item) for item in argument] if isinstance(argument, list) else argument
@@ -137,8 +163,9 @@ def rule(*targets: str) -> Callable[[Rule], Rule]:
 
 
 def operator_name(target: Any) -> str:
-    """ "conv2d", of aten.conv2d.default."""
-    return str(target).removeprefix("aten.").partition(".")[0]
+    """ "conv2d" of aten.conv2d.default; with the namespace where that is another: "mine.conv2d"."""
+    name = str(target).removeprefix("aten.")
+    return name.rpartition(".")[0] or name
 
 
 def rule_for(target: Any) -> Rule | None:

@@ -1,0 +1,54 @@
+"""How far a graph is from the model it was traced from, where interpolants took the place of smooth units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from linreg.operators.smooth import Interpolant
+from linreg.summary import table
+
+
+@dataclass(frozen=True, eq=False)
+class Approximation:
+    """The interpolants of a graph, by node, and how far its outputs are from the model's on a batch.
+
+    The node of one that a choice took up (`where(x > 0, x, x.tanh())`) is no longer in the graph. `distance` is
+    max |graph(x) − model(x)| over the outputs of each image, `scale` max |model(x)|, both (N,); without interpolants
+    nothing is measured, and they are empty.
+    """
+
+    interpolants: Mapping[str, Interpolant] = field(default_factory=dict)
+    distance: Tensor = field(default_factory=lambda: torch.zeros(0))
+    scale: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def relative(self) -> Tensor:
+        """The distance in units of the scale, (N,)."""
+        return self.distance / self.scale
+
+    def __repr__(self) -> str:
+        worst = f", {self.relative.max():.2g} of the output's scale" if len(self.distance) else ""
+        return f"Approximation({len(self.interpolants)} interpolants{worst})"
+
+    def summary(self) -> str:
+        """A table of the interpolants with their pieces and maximal errors, and the distance of each image."""
+        if not self.interpolants:
+            return "no smooth unit was replaced: the graph is the model, up to rounding"
+        rows = [(node, i.unit, str(i.pieces), f"{i.max_error:.2e}") for node, i in self.interpolants.items()]
+        images = zip(self.distance.tolist(), self.scale.tolist(), self.relative.tolist(), strict=True)
+        lines = [
+            f"image {n}: the output is {distance:.3g} off at most, {relative:.1e} of its scale {scale:.4g}"
+            for n, (distance, scale, relative) in enumerate(images)
+        ]
+        return "\n".join([table(rows, ("node", "unit", "pieces", "max error"), right=(2, 3)), *lines])
+
+
+def apart(interpolants: Mapping[str, Interpolant], value: Tensor, expected: Tensor) -> Approximation:
+    """The report on two outputs (N, …): the graph's and the model's."""
+    expected = expected.reshape(value.shape)
+    distance, scale = (each.reshape(len(each), -1).abs().amax(1) for each in (value - expected, expected))
+    return Approximation(interpolants, distance, scale)

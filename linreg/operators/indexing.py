@@ -1,0 +1,106 @@
+"""Fixed indices: reading elements (x[:, [2, 0]], gather), and writing them (x[:, 0] = h), made functional by export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.operators.base import LinearFunction, Shape
+from linreg.operators.resample import Measured
+from linreg.operators.selection import where
+from linreg.operators.sparse import selection, to_numpy
+from linreg.operators.structure import Move, copied, keeps_images
+from linreg.operators.table import Built, Call, Data, Known, rule
+from linreg.reasons import DATA_INDEX
+from linreg.rounding import Rounding, most
+
+
+@dataclass(frozen=True, eq=False)
+class Sums(LinearFunction):
+    """z_j = Σ x_i over the i that go to j: each element of an input is added to one output at most (F.fold).
+
+    Aᵀ moves, so it is asked where each element goes. `shape` is that of z.
+    """
+
+    shape: Shape = field(kw_only=True)
+    images: int | None = field(kw_only=True, default=None)
+
+    def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
+        """The adjoint is run on 1, 2, … in the place of values."""
+        rows = prod(self.shape)
+        numbers = torch.arange(1, rows + 1, dtype=torch.float64).view(1, *self.shape)
+        places = self.adjoint(numbers.expand(self.images or 1, *self.shape))
+        goals = [to_numpy(place[0]).astype(int) - 1 for place in places]
+        return tuple(selection(goal, rows).T.tocsr() for goal in goals)
+
+    def rounding(self, *inputs: Tensor) -> Rounding:
+        """Additions only; the adjoint moves."""
+        terms = self.linear(*(torch.ones_like(x) for x in inputs))
+        return Rounding(self.linear, most((terms,)) - 1, 0)
+
+
+def _fixed_index(call: Call, *names: str) -> None:
+    """Raise LinregError where an index depends on the input, or runs over the images."""
+    leaves = [leaf for name in names for leaf in (call[name] if isinstance(call[name], list) else [call[name]])]
+    if any(isinstance(leaf, Data) for leaf in leaves):
+        raise LinregError(str(DATA_INDEX))
+    if isinstance(call["indices"], list) and call["indices"][0] is not None:
+        keeps_images(call, 0)
+    if call["dim"] is not None:
+        keeps_images(call, call["dim"])
+
+
+@rule("index", "_unsafe_index", "index_select", "gather", "take_along_dim")
+def _read(call: Call) -> Built:
+    _fixed_index(call, "indices", "index")
+    return copied(call, "index")
+
+
+@rule("slice_scatter", "select_scatter", "diagonal_scatter", "index_copy", "scatter.src", "scatter.value", "index_fill")
+def _write(call: Call) -> Built:
+    """x with some elements replaced by those of another, or by a number; what is fixed is a constant."""
+    dims = [call["dim1"], call["dim2"]] if call.name == "diagonal_scatter" else [call["dim"]]
+    keeps_images(call, *dims)
+    _fixed_index(call, "index")
+    if call["end"] is not None:  # the exporter's "to the end" is the largest integer, which overflows under vmap
+        call = replace(call, arguments=call.arguments | {"end": min(call["end"], call.shape[call["dim"] - 1])})
+    return copied(call, "write", *(name for name in ("self", "src", "source", "value") if name in call.arguments))
+
+
+def _is_mask(index: Any, call: Call) -> bool:
+    """Whether an index says of each element of x, in all dimensions, whether it is meant."""
+    return isinstance(index, Known) and index.value.dtype == torch.bool and index.value.dim() == len(call.shape) + 1
+
+
+@rule("index_put")
+def _put(call: Call) -> Built:
+    """x[:, indices] = values, or += where it accumulates: then one value may be added to several elements.
+
+    x[mask] = number is a choice between the two.
+    """
+    mask, value = call["indices"][0], call["values"]
+    if _is_mask(mask, call) and isinstance(value, Known) and value.value.numel() == 1 and not call["accumulate"]:
+        return where(call, mask, replace(value, value=value.value.reshape(())), call["self"])
+    _fixed_index(call, "indices")
+    form = partial(Measured, shape=call.shape, like=call.like) if call["accumulate"] else Move
+    return copied(call, "write", "self", "values", form=form)
+
+
+@rule("index_add", "scatter_add")
+def _add(call: Call) -> Built:
+    _fixed_index(call, "index")
+    if call["alpha"] not in (None, 1):
+        raise LinregError("it multiplies what it adds: multiply by alpha beforehand")
+    return copied(call, "index add", "self", "src", "source", form=partial(Sums, shape=call.shape))
+
+
+@rule("col2im")
+def _fold(call: Call) -> Built:
+    return copied(call, "fold", form=partial(Sums, shape=call.shape))

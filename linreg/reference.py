@@ -1,0 +1,67 @@
+"""The exported program, run beside the graph; where the graph has interpolants, with them in place of their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export.graph_signature import InputKind
+
+from linreg.errors import LinregError
+from linreg.operators.smooth import Interpolant
+from linreg.translate import Program
+
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
+
+
+class Reference(fx.Interpreter):
+    """x ↦ the program's output, where the calls named in `interpolants` give what these give.
+
+    The program is run as the pure function that it is: buffers and x stay as they are.
+    """
+
+    def __init__(self, program: Program, interpolants: Mapping[str, Interpolant]) -> None:
+        super().__init__(program.exported.graph_module)
+        self.program, self.interpolants = program, interpolants
+        self.recorded: dict[str, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The program's output at x, (N, …)."""
+        exported = self.program.exported
+        tensors: dict[str | None, Any] = {**exported.state_dict, **exported.constants}
+        inputs = exported.graph_signature.input_specs
+        given = [x if spec.kind == InputKind.USER_INPUT else tensors.get(spec.target) for spec in inputs]
+        returned = [spec.arg.name for spec in exported.graph_signature.output_specs]
+        with torch.no_grad():
+            results = self.run(*given, enable_io_processing=False)
+        return results[returned.index(exported.graph_signature.user_outputs[self.program.place])]
+
+    def values(self, x: Tensor) -> dict[str, Tensor]:
+        """What each call gives at x, by its name."""
+        self.recorded = {}
+        try:
+            self(x)
+            return self.recorded
+        finally:
+            self.recorded = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        interpolant = self.interpolants.get(n.name)
+        if interpolant is not None:
+            (z, *_), _ = self.fetch_args_kwargs_from_env(n)
+            result = _approximated(interpolant, z, result)
+        if self.recorded is not None and isinstance(result, Tensor):
+            self.recorded[n.name] = result
+        return result
+
+
+def _approximated(interpolant: Interpolant, z: Tensor, smooth: Tensor) -> Tensor:
+    """φ(z); raises LinregError where it is farther from what the call itself gives than it may be."""
+    value = interpolant.freeze(z)(z)
+    allowed = interpolant.max_error + ROUNDING[z.dtype] * (1 + z.abs() + smooth.abs())
+    if ((value - smooth).abs() > allowed).any():
+        raise LinregError(f"the interpolant of {interpolant.unit} misses its error: please report this network")
+    return value

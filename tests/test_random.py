@@ -1,0 +1,211 @@
+"""Random networks of all supported operators against plain autograd: each is exact, whatever is put together.
+
+`LINREG_EXAMPLES=5000 python -m pytest tests/test_random.py` draws as many others. A failure prints a description:
+`check(Network(...))` runs it again.
+
+Kinks and ties need no care here. Random weights are in general position: where two values tie, or a unit sits at its
+kink, that is so on a whole region (zeros of a ReLU, copies of one value), and there either side has the same gradient.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from random_networks import AGAIN, KINDS, Network, networks
+from test_operators import ALIASES
+from torch import Tensor, nn
+from triad import TRIAD, values
+
+import dmbp
+import linreg
+import linreg.translate
+from linreg.fuse import fuse_batch_norm
+from linreg.operators import RULES
+from linreg.target import cotangent, sum_per_image
+
+with warnings.catch_warnings():  # the first jvp imports this, which uses what torch itself has deprecated
+    warnings.simplefilter("ignore")
+    import torch._decomp.decompositions_for_jvp
+
+EXAMPLES = os.environ.get("LINREG_EXAMPLES")
+EXACT = 1e-12
+GROUPS = 10  # of the kinds of steps: those of one group are frequent in the same networks
+# Rules that no network has to meet, "1d", "2d" and "3d" left out; each has its own case in test_operators.
+LEFT_OUT = {
+    # names by which a program can also call what the kinds call by another
+    "clip", "column_stack", "concat", "divide", "dstack", "fliplr", "fmax", "fmin", "hstack", "max.other", "min.other",
+    "multiply", "negative", "subtract", "take_along_dim", "tile", "true_divide", "upsample_trilinear",
+    # products, of a fixed number of images or written otherwise
+    "addmv", "baddbmm", "bmm", "einsum", "inner", "linalg_vecdot", "mv", "tensordot",
+    # reads and writes at fixed indices, and resampling, beyond those that the kinds have
+    "_unsafe_index", "_upsample_bicubic_aa", "_upsample_bilinear_aa", "col2im", "diag_embed", "diagonal_scatter",
+    "gather", "grid_sampler", "index_add", "index_copy", "index_fill", "index_put", "max_unpool", "scatter.src",
+    "scatter.value", "scatter_add", "select_scatter",
+    # sums of products by fixed tensors, as with "multiply by a constant" and "add"
+    "addcdiv", "addcmul",
+    # batch norm by another name, in a network of one layer
+    "instance_norm",
+    # autograd's own slope is 1/6 in single precision
+    "hardsigmoid",
+}  # fmt: skip
+DRAWN: Counter[str] = Counter()
+RULED: set[str] = set()
+RULE_FOR = linreg.translate.rule_for
+
+
+def assert_near(found: Tensor, expected: Tensor, what: str, scale: Tensor | float = 1.0) -> None:
+    """To 1e-12 of the largest number, or of `scale` where what cancels is larger."""
+    assert found.shape == expected.shape, f"{what}: {tuple(found.shape)} is not {tuple(expected.shape)}"
+    if found.numel():
+        size = torch.as_tensor(scale).max().clamp_min(expected.abs().max())
+        error = (found - expected).abs().max()
+        assert error <= EXACT * size, f"{what}: off by {error:.1e}, where the largest is {size:.1e}"
+
+
+def jacobian(model: nn.Module, x: Tensor) -> Tensor:
+    """(elements of the output, *shape of the input) at the one image x, by plain autograd: a copy for each row."""
+    with torch.no_grad():
+        size = model(x.clone())[0].numel()
+    copies = x.expand(size, *x.shape[1:]).clone().requires_grad_()
+    rows = torch.eye(size, dtype=x.dtype)
+    y = model(copies.clone())
+    return torch.autograd.grad(y, copies, rows.view_as(y), materialize_grads=True)[0] if y.requires_grad else 0 * copies
+
+
+def check(network: Network) -> None:
+    """All identities of one network."""
+    model, x = network.model(), network.input()
+    apart = linreg.trace(model, x, fuse=False)
+    graph = fuse_batch_norm(apart)
+    lin = graph.linearize(x)
+    check_value(model, x, lin)
+    check_gradient(model, x, lin)
+    check_matrices(model, lin)
+    TRIAD["dot-test"](model, x, lin)
+    TRIAD["matrices"](model, x, lin)
+    check_pairs(lin)
+    check_fusion(apart.linearize(x), lin)
+    check_other_batch(model, network.input(network.images + 1), graph)
+    check_split(lin)
+
+
+def check_value(model: nn.Module, x: Tensor, lin: linreg.Linearization) -> None:
+    with torch.no_grad():
+        y = model(x.clone())
+    g = values(*y.shape, seed=1)
+    certificate = lin.certificate(g)
+    assert_near(lin.output, y, "the output of the region", certificate.magnitude)
+    assert_near(lin.graph(x), y, "the output of the graph", certificate.magnitude)
+    left = (sum_per_image(y * g) - certificate.total).abs()
+    assert (left <= EXACT * certificate.magnitude).all(), f"the ledger leaves {left} of {certificate.magnitude}"
+    assert (certificate.completeness_error <= certificate.bound).all(), f"above the bound {certificate.bound}"
+
+
+def check_gradient(model: nn.Module, x: Tensor, lin: linreg.Linearization) -> None:
+    leaf = x.clone().requires_grad_()
+    y = model(leaf.clone())
+    g = values(*y.shape, seed=2)
+    gradient = torch.autograd.grad((y * g).sum(), leaf)[0] if y.requires_grad else torch.zeros_like(x)
+    assert_near(lin.weight(g), gradient, "the weight")
+    v = values(*x.shape, seed=3)
+    moved = torch.func.jvp(lambda x: model(x.clone()), (x,), (v,))[1]
+    assert_near(lin.forward(v), moved, "the forward pass")
+
+
+def check_matrices(model: nn.Module, lin: linreg.Linearization) -> None:
+    for image in lin.input.split(1):
+        one = lin.graph.linearize(image)
+        expected = jacobian(model, image).flatten(1)
+        assert_near(one.matrix(), expected, "the dense matrix")
+        assert_near(torch.from_numpy(one.matrix(format="csr").toarray()), expected, "the sparse matrix")
+
+
+def check_pairs(lin: linreg.Linearization) -> None:
+    """⟨J v, g⟩ = ⟨v, Jᵀ g⟩ between any two nodes that a path joins."""
+    graph = lin.graph
+    paths = graph.to_networkx()
+    for seed, start in enumerate(paths):
+        v = values(len(lin.input), *graph.shape(start), seed=seed)
+        for stop in nx.descendants(paths, start):
+            g = values(len(lin.input), *graph.shape(stop), seed=seed + 1)
+            there, back = lin.forward(v, start, stop) * g, lin.adjoint(g, stop, start) * v
+            size = max(there.abs().sum(), back.abs().sum())
+            assert abs(there.sum() - back.sum()) <= EXACT * size, f"from {start} to {stop}: {there.sum()}, {back.sum()}"
+
+
+def check_fusion(apart: linreg.Linearization, lin: linreg.Linearization) -> None:
+    g = values(*lin.output.shape, seed=4)
+    assert_near(apart.output, lin.output, "the output without fusion", lin.ledger(g).magnitude)
+    assert_near(apart.weight(g), lin.weight(g), "the weight without fusion")
+
+
+def check_other_batch(model: nn.Module, x: Tensor, graph: linreg.OperatorGraph) -> None:
+    with torch.no_grad():
+        y = model(x.clone())
+    size = graph.linearize(x).ledger(values(*y.shape, seed=5)).magnitude
+    assert_near(graph(x), y, "the output of another batch", size)
+
+
+def check_split(lin: linreg.Linearization) -> None:
+    """y = y⁺ + y⁻ + y~, with y~ from its own recurrence."""
+    if not any(node.is_gate for node in lin.graph.nodes):
+        return
+    g = values(*lin.output.shape, seed=6)
+    sites = dmbp.find_sites(lin.graph)
+    masks = {s: torch.sigmoid(2 * values(len(lin.input), *lin.graph[s].shape, seed=i)) for i, s in enumerate(sites)}
+    split = dmbp.decompose(lin, masks, g)
+    size = sum(split.ledger(part).magnitude for part in ("positive", "negative", "unmasked")) + lin.ledger(g).magnitude
+    assert (split.error <= EXACT * size).all(), f"the split leaves {split.error} of {size}"
+    pieces = split.positive + split.negative + split.nuisance
+    assert_near(pieces, sum_per_image(lin.output * cotangent(g, lin.output)), "the sum of the split", size)
+
+
+# ---- the tests ----
+
+
+def spy(target: object) -> object:
+    """`rule_for`, which notes the name that it finds a rule under."""
+    packet, _, overload = str(target).removeprefix("aten.").partition(".")
+    RULED.add(packet if f"{packet}.{overload}" not in RULES else f"{packet}.{overload}")
+    return RULE_FOR(target)
+
+
+def explore(wanted: frozenset[str], examples: int) -> None:
+    """Check so many random networks in which steps of the wanted kinds are frequent."""
+
+    @settings(
+        max_examples=examples, deadline=None, derandomize=EXAMPLES is None, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+    @given(networks(wanted))
+    def one(network: Network) -> None:
+        DRAWN.update(["networks", *(step.kind for step in network.steps)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(linreg.translate, "rule_for", spy)
+            check(network)
+
+    one()
+
+
+def test_random_networks() -> None:
+    """And that the examples hold every kind of step, and through them every rule but those that are named here."""
+    kinds = [*KINDS, AGAIN]
+    for first in range(GROUPS):
+        explore(frozenset(kinds[first::GROUPS]), int(EXAMPLES or 100) // GROUPS)
+    assert set(kinds) - set(DRAWN) == set(), "no network has such a step: draw more of them"
+    missing = bare(set(RULES) - set(ALIASES)) - bare(RULED)
+    assert missing - LEFT_OUT == set(), "add a kind of step, or name the rule in LEFT_OUT"
+    assert LEFT_OUT <= bare(RULES), "no longer rules"
+
+
+def bare(rules: Iterable[str]) -> set[str]:
+    """Their names without the number of dimensions: one of them stands for the others."""
+    return {re.sub(r"[123]d(?![a-z0-9])", "", name) for name in rules}
