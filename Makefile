@@ -12,13 +12,14 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(IS_311)' >/dev/null 2>&1 
 EXTRAS_demo := demo
 EXTRAS_test := test,dev
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench zoo clean
 
 help:
 	@echo "make demo    explain a digit pair and a photo; says where the pictures are"
 	@echo "make test    lint, type check and tests"
 	@echo "make lint    lint and type check"
 	@echo "make bench   time and memory of one iteration"
+	@echo "make zoo     a table of networks, each traced, timed and certified; ARGS=--all for every one"
 	@echo "make clean   remove the virtual environment and everything made"
 
 demo: $(VENV)/demo.installed
@@ -27,7 +28,7 @@ demo: $(VENV)/demo.installed
 	@echo "The pictures:"; ls $(CURDIR)/demo/*/*.png
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check
@@ -37,6 +38,9 @@ lint: $(VENV)/test.installed
 # Benchmarks are not tests: their file names keep them out of `make test`.
 bench: $(VENV)/test.installed
 	$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks
+
+zoo: $(VENV)/test.installed
+	$(BIN)/python tests/benchmarks/bench_zoo.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -20,6 +20,7 @@ from dmbp.precision import Lowered, lowered
 from linreg import Linearization, Node
 from linreg.operators import Affine, Average, Convolution, Diagonal, Linear, Reshape, Scale, Selection
 from linreg.operators.arithmetic import Sum
+from linreg.operators.structure import Concat
 from linreg.target import sum_per_image
 
 Pair = tuple[Tensor, Tensor]
@@ -180,7 +181,7 @@ def _same_for_all(affine: Affine, dims: int) -> bool:
     held = [constant.value for constant in affine.constants]
     if isinstance(affine, Scale) and isinstance(affine.factor, Tensor):
         held.append(affine.factor)
-    known = isinstance(affine, Convolution | Linear | Lowered | Scale | Sum | Average | Reshape)
+    known = isinstance(affine, Average | Concat | Convolution | Linear | Lowered | Reshape | Scale | Sum)
     return known and all(value.dim() <= dims or len(value) == 1 for value in held)
 
 

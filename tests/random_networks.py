@@ -291,7 +291,8 @@ def _transposed_options(draw: Draw, shape: Shape) -> dict[str, Any]:
     groups = draw(st.sampled_from(divisors(channels)))
     options: dict[str, list[int]] = {name: [] for name in ("kernel", "stride", "padding", "extra", "dilation")}
     for size in sizes:
-        kernel, stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        most = 3 if len(sizes) < 3 else 2
+        kernel, stride, dilation = draw(st.integers(1, most)), draw(st.integers(1, most)), draw(st.integers(1, 2))
         whole = (size - 1) * stride + dilation * (kernel - 1) + 1
         padding = draw(st.integers(0, min(1, (whole - 1) // 2)))
         extra = draw(st.integers(0, max(stride, dilation) - 1))
@@ -304,7 +305,7 @@ def _transposed_options(draw: Draw, shape: Shape) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@kind("transposed convolution", _transposed_options, lambda shape: layered(shape) and len(shape) < 4, grows=True)
+@kind("transposed convolution", _transposed_options, layered, grows=True)
 def _transposed(
     shape: Shape, outputs: int, kernel: Shape, stride: Shape, padding: Shape, extra: Shape, dilation: Shape,
     groups: int, bias: bool, norm: bool,
@@ -312,11 +313,6 @@ def _transposed(
     dims = len(kernel)
     layer = TRANSPOSED[dims - 1](shape[0], outputs, kernel, stride, padding, extra, groups, bias, dilation)
     return nn.Sequential(layer, NORMS[dims](outputs)) if norm else layer
-
-
-@kind("transposed convolution of volumes", choice(stride=[1, 2], bias=[True, False]), at_least(4, 4), grows=True)
-def _transposed3(shape: Shape, stride: int, bias: bool) -> Layer:
-    return nn.ConvTranspose3d(shape[0], 1, (1, 2, 2), stride, bias=bias)
 
 
 @kind("batch norm", choice(affine=[True, False], eps=[1e-5, 0.1]), at_least(1, 4))
@@ -429,18 +425,19 @@ def _pool_sides(draw: Draw, sizes: Shape, dilated: bool) -> dict[str, tuple[int,
 
 
 def _max_pool_options(draw: Draw, shape: Shape) -> dict[str, Any]:
-    return _pool_sides(draw, shape[1:], True) | {"ceil": draw(st.booleans()), "indices": draw(st.booleans())}
+    return _pool_sides(draw, shape[1:], True) | {"ceil": draw(st.booleans())}
 
 
 @kind("max pool", _max_pool_options, layered)
-def _max_pool(
-    shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, ceil: bool, indices: bool
-) -> Layer:
-    dims = len(kernel)
-    if indices:
-        pool = (F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices)[dims - 1]
-        return lambda x: pool(x, kernel, stride, padding, dilation, ceil)[0]
-    return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1](kernel, stride, padding, dilation, ceil_mode=ceil)
+def _max_pool(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, ceil: bool) -> Layer:
+    pool = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[len(kernel) - 1]
+    return pool(kernel, stride, padding, dilation, ceil_mode=ceil)
+
+
+@kind("max pool with indices", _max_pool_options, layered)
+def _max_pool_indices(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, ceil: bool) -> Layer:
+    pool = (F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices)[len(kernel) - 1]
+    return lambda x: pool(x, kernel, stride, padding, dilation, ceil)[0]
 
 
 def _average_pool_options(draw: Draw, shape: Shape) -> dict[str, Any]:

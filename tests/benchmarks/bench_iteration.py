@@ -40,10 +40,8 @@ def problem(case: str) -> tuple[nn.Module, Tensor]:
     count = int(batch or 1)
     if name.startswith("torchvision-"):
         sys.path.append(str(Path(__file__).parents[1]))
-        import conftest  # noqa: F401  (makes torchvision importable where torch has no CUDA)
-        import torchvision
+        from vision import torchvision
 
-        torch.set_num_threads(THREADS)  # which the tests set to one
         torch.manual_seed(0)
         network = torchvision.models.get_model(name.removeprefix("torchvision-"), weights=None)
         return network.eval(), torch.randn(count, 3, 224, 224)
