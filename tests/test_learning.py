@@ -263,7 +263,9 @@ def test_every_node_can_be_a_site(name: str) -> None:
 
     seed = cotangent(TARGET, lin.output)
     plus = (lin.graph.evaluate({"input": lin.input}, step) * seed).flatten(1).sum(1)
-    expected = torch.autograd.grad(plus.sum(), list(leaves.values()))
+    expected = torch.autograd.grad(  # a value that only decides a choice has no gradient
+        plus.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+    )
     network = MaskedNetwork.of(lin, sites, seed)
     run = Descent(network, {k: v.clone() for k, v in logits.items()}, lin.score(TARGET), 0, "+", 0.01)
     with torch.no_grad():

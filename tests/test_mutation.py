@@ -28,6 +28,7 @@ from linreg.operators.base import LinearFunction
 from linreg.operators.gates import Clamp, LeakyReLU, ReLU
 from linreg.operators.pooling import MaxPool, Windows
 from linreg.operators.stencil import Stencil
+from linreg.operators.structure import Concat
 
 Method = Callable[..., Any]
 
@@ -174,7 +175,7 @@ MUTATIONS = {
         "conv2d strided, padded", Stencil, "sparse", changed(padding=lambda padding: [0] * len(padding))
     ),
     "dilation missing in the matrix": Mutation("conv1d dilated", Stencil, "sparse", changed(dilation=ones)),
-    "groups as one in the matrix": Mutation(
+    "groups mixed up in the matrix": Mutation(
         "conv2d grouped", Stencil, "sparse", changed(weight=lambda weight: weight.roll(1, 0))
     ),
     "transposed convolution's matrix of another sign": Mutation(
@@ -203,7 +204,7 @@ MUTATIONS = {
         "relu", Diagonal, "adjoint", instead(lambda self, grad: (grad * (1 - self.slope),))
     ),
     "gate turned in the matrix": Mutation("relu", Diagonal, "sparse", changed(slope=lambda s: 1 - s)),
-    "gate open in adjoint and matrix": Mutation("relu", Diagonal, "adjoint", instead(lambda self, grad: (grad,))),
+    "gate ignored in the adjoint": Mutation("relu", Diagonal, "adjoint", instead(lambda self, grad: (grad,))),
     "leaky slope where z > 0": Mutation("leaky relu", LeakyReLU, "freeze", instead(leaky_at_the_other_side), True),
     "leaky slope as 0": Mutation("leaky relu", LeakyReLU, "freeze", instead(leaky_and_closed), True),
     "prelu's slopes of other channels": Mutation(
@@ -239,7 +240,7 @@ MUTATIONS = {
     "coefficient missing in the matrix": Mutation("add", Sum, "sparse", changed(coefficients=each(lambda a: 1))),
     "adjoint of broadcasting takes one copy": Mutation("add, broadcasting", Sum, "adjoint", instead(broadcast_kept)),
     # structure
-    "permutation applied again in the adjoint": Mutation(
+    "permutation turned over in the adjoint": Mutation(
         "permute", LinearFunction, "adjoint",
         lambda right: lambda self, grad: (right(self, grad)[0].flatten(1).flip(1).view(len(grad), *self.shapes[0]),),
     ),
@@ -251,7 +252,7 @@ MUTATIONS = {
     ),
     "gradients of parts in the wrong order": Mutation("subtract", OperatorGraph, "pull", reversed_reading),
     "gradients of parts of one shape exchanged": Mutation(
-        "concatenate, by another name", LinearFunction, "adjoint", result(lambda parts: (0 * parts[0], *parts[1:]))
+        "concatenate, by another name", Concat, "adjoint", result(lambda parts: parts[::-1])
     ),
     "of several readers the last one counts": Mutation("add, broadcasting", OperatorGraph, "pull", readers_overwritten),
 }  # fmt: skip
