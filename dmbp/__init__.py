@@ -1,5 +1,6 @@
 """dmbp: Disentangled Masked Backpropagation (Ruiz, Agudo, Moreno-Noguer, ICCV 2021) on linreg's operator graphs."""
 
+from dmbp.batches import Explained, explain_all
 from dmbp.decompose import Split, decompose, recurrence
 from dmbp.errors import DmbpError
 from dmbp.explain import Result, explain
@@ -8,11 +9,13 @@ from dmbp.optimize import Learned, learn_masks
 
 __all__ = [
     "DmbpError",
+    "Explained",
     "Learned",
     "Result",
     "Split",
     "decompose",
     "explain",
+    "explain_all",
     "find_sites",
     "initial_logits",
     "learn_masks",

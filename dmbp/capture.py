@@ -27,6 +27,7 @@ class Captured:
                 for _ in range(WARM_UP):
                     descent.backward(*descent.forward())
             torch.cuda.current_stream().wait_stream(aside)
+            torch.cuda.empty_cache()  # what the warm-up took: a graph has a pool of its own
             self.there, self.back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.there):
                 self.scores, self.kept = descent.forward()

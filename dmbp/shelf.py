@@ -1,0 +1,129 @@
+"""A folder of explanations, one file for each image: what an interrupted run has done, for the next one to go on from.
+
+Each file says what it was made from: the options, and digests of network, image and target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmbp.errors import DmbpError
+from linreg import OperatorGraph
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """`folder`, and what all of its files were made from: {"network": digest, option: value}."""
+
+    folder: Path
+    made: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path, graph: OperatorGraph, options: Mapping[str, Any]) -> Shelf:
+        """Raises DmbpError for a folder that holds a broken file, or one of another network or of other options."""
+        shelf = cls(folder, json.loads(json.dumps({"network": digest(graph), **options}, default=repr)))
+        for path in sorted(folder.iterdir()):
+            if re.fullmatch(r"\d{6,}\.npz", path.name):
+                shelf._check(path, shelf.made)
+        return shelf
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.npz"
+
+    def find(self, index: int, **made: str) -> dict[str, np.ndarray] | None:
+        """The arrays kept of an image, None where there are none. Raises DmbpError where they are not of `made`."""
+        path = self.path(index)
+        if not path.exists():
+            return None
+        self._check(path, made)
+        with _reading(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def keep(self, index: int, arrays: Mapping[str, Any], **made: str) -> None:
+        """Write a file, whole or not at all."""
+        path = self.path(index)
+        partial = path.with_name(f"{path.stem}.partial.npz")
+        try:
+            np.savez(partial, made=np.array(json.dumps({**self.made, **made})), **arrays)
+            partial.replace(path)
+        except OSError as error:
+            raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+    def _check(self, path: Path, made: Mapping[str, Any]) -> None:
+        with _reading(path) as arrays:
+            found = json.loads(str(arrays["made"]))
+            differing = [name for name in made if found[name] != made[name]]
+        if differing:
+            shown = [n if n in DIGESTS else f"{n} ({found[n]!r}, not {made[n]!r})" for n in differing]
+            raise DmbpError(
+                f"{path} was made from another {', '.join(shown)}: give another folder with `out`, or delete the file"
+            )
+
+
+DIGESTS = ("network", "image", "target")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The file's arrays. Raises DmbpError, here or within, for a file that is not what it should be."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            yield arrays
+    except UNREADABLE as error:
+        raise DmbpError(
+            f"{path} is broken, or no file of explain_all: delete it, or give another folder with `out`"
+        ) from error
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made where there is none. Raises DmbpError where nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise DmbpError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles a tensor as its numbers, and equal objects alike, whether they are one and the same or not."""
+
+    def __init__(self, stream: BytesIO) -> None:
+        super().__init__(stream, protocol=5)
+        self.fast = True
+
+    def persistent_id(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return None
+        numbers: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return str(value.dtype), tuple(value.shape), hashlib.sha256(numbers).hexdigest()
+
+
+def digest(value: OperatorGraph | Tensor) -> str:
+    """One for each function and each tensor, on any device: names, operators, weights, but not the user's source."""
+    held: Any = value
+    if isinstance(value, OperatorGraph):
+        held = [(node.name, node.inputs, node.operator) for node in value.nodes], value.output, value.input_shape
+    stream = BytesIO()
+    _Pickler(stream).dump(held)
+    return hashlib.sha256(stream.getvalue()).hexdigest()
