@@ -36,8 +36,12 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     else:
         raise DmbpError(f"sites must be one of {', '.join(map(repr, SITES))} or names of nodes, not {sites!r}")
     if not found:
-        why = "the network has no elementwise gate (ReLU and its kin)" if isinstance(sites, str) else "no site is named"
-        raise DmbpError(f"there is nothing to mask: {why}")
+        if not isinstance(sites, str):
+            raise DmbpError("there is nothing to mask: no site is named")
+        raise DmbpError(
+            "there is nothing to mask: the network has no elementwise gate (ReLU and its kin); name nodes of "
+            f"graph.summary() to mask them, sites=[{graph.output!r}], or take c ⊙ x with loss='none'"
+        )
     return found
 
 

@@ -221,7 +221,8 @@ def _check(
         raise DmbpError(f"learning masks needs float32 or float64, not {lin.graph.dtype}: model.float(), x.float()")
     if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
         raise DmbpError(f"the learning rate must be a positive number, not {lr!r}")
-    names = find_sites(lin.graph, sites)
+    gateless = loss == "none" and isinstance(sites, str) and not any(node.is_gate for node in lin.graph.nodes)
+    names = (lin.graph.output,) if gateless else find_sites(lin.graph, sites)  # "none" masks nothing
     if start is not None:
         check_masks(lin, start)
         if set(start) != set(names):

@@ -30,7 +30,7 @@ ROUNDS = 5
 SHORT = 5e-3  # seconds: a network that runs in less shows the interpreter's time, not its own
 COLUMNS = (
     "network", "input", "nodes", "gates", "trace, s", "linearize / forward", "weight / backward", "error of y",
-    "of c", "of each bias", "of completeness",
+    "error of c", "error of each bias", "error of completeness",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def row(name: str) -> tuple[str, ...]:
     return (
         name + f" (wrong: {', '.join(wrong)})" * bool(wrong), size, str(len(evidence.lin.graph.nodes)),
         str(evidence.gates), f"{evidence.seconds:.1f}", *costs(evidence),
-        *(f"{error:.0e}" for error in errors),
+        *(f"{error:.0e}" if error else "0" for error in errors),
     )  # fmt: skip
 
 
