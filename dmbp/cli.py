@@ -1,4 +1,4 @@
-"""The command line: `dmbp explain` and `dmbp inspect`."""
+"""The command line: `dmbp explain`, `dmbp inspect` and `dmbp bench`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dmbp.bench import PARTS as MEASURES
+from dmbp.bench import Settings, bench
+from dmbp.bench.growth import draw_growth
+from dmbp.bench.subject import read_subject
 from dmbp.datasets import sample_pairs
 from dmbp.decompose import UNMASKED
 from dmbp.errors import DmbpError
@@ -82,7 +86,7 @@ def _discard_stdout() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dmbp", description="Split a network's score exactly: y = y⁺ + y⁻ + y~.")
-    commands = parser.add_subparsers(required=True, metavar="explain | inspect")
+    commands = parser.add_subparsers(required=True, metavar="explain | inspect | bench")
     for name, run, about in (("explain", run_explain, EXPLAIN), ("inspect", run_inspect, INSPECT)):
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(run=run)
@@ -98,6 +102,20 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--sites", choices=tuple(SITES), default="gates", help="default: gates (Eq. 16)")
             command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help="default: nuisance")
             command.add_argument("--out", type=Path, default=Path("dmbp-out"), metavar="DIR", help="default: dmbp-out")
+    command = commands.add_parser("bench", help=BENCH, description=BENCH)
+    command.set_defaults(run=run_bench)
+    command.add_argument("--model", default="digit-pairs", help=BENCH_MODEL)
+    command.add_argument("--weights", metavar="FILE", help="weights to read instead: .safetensors, .npz, .pt, .pth")
+    command.add_argument("--batch", type=_positive, nargs="+", default=[1, 4], metavar="N", help="default: 1 4")
+    command.add_argument("--iterations", type=_positive, default=5, help="timed at a stretch (default: 5)")
+    command.add_argument("--rounds", type=_positive, default=5, help="of which medians are taken (default: 5)")
+    command.add_argument("--threads", type=_positive, help="of the CPU (default: torch's own choice)")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    parts = f"any of {', '.join(MEASURES)} (default: all)"
+    command.add_argument("--only", choices=tuple(MEASURES), nargs="+", default=[], metavar="PART", help=parts)
+    command.add_argument("--out", type=Path, default=Path("dmbp-out"), metavar="DIR", help="default: dmbp-out")
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser
 
 
@@ -107,6 +125,12 @@ IMAGE = "image file, skimage:NAME (a photo of scikit-image), or digit-pair:0 to 
 MODEL = (
     "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME or path.py:factory "
     "(default: digit-pairs for a digit pair, efficientnet-lite0 for any other image)"
+)
+
+BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal algorithm and other methods"
+BENCH_MODEL = (
+    "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
+    "or torchvision:NAME, with random weights unless --weights gives some"
 )
 
 
@@ -158,6 +182,30 @@ def run_inspect(options: argparse.Namespace) -> None:
         )  # fmt: skip
     if options.json:
         print(json.dumps(summary, indent=2))
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """`dmbp bench`: the measurements of a network, and a picture of how they grow."""
+    _check_writable(options.out)
+    settings = Settings(tuple(options.batch), options.iterations, options.rounds, tuple(options.only))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    try:
+        with redirect_stdout(sys.stderr):
+            device, dtype = _device(options.device), getattr(torch, options.dtype)
+            measured, note = read_subject(options.model, options.weights, device, dtype)
+            report = bench(measured, settings, note)
+    finally:
+        torch.set_num_threads(threads)
+    if report.growth:
+        _make(options.out)
+        stem = _slug(re.sub(r"\.py\b", "", re.split(r"[/\\]", measured.name)[-1]))
+        figure = draw_growth(report.growth, f"how the cost of DMBP grows: {report.title}")
+        report.figure = str(_save(figure, options.out / f"growth-{stem}.png"))
+    print(json.dumps(report.as_dict(), indent=2) if options.json else report.text())
+    if report.interrupted:
+        print("dmbp: interrupted; kept what was measured so far", file=sys.stderr)
+        raise SystemExit(130)
 
 
 def _question(options: argparse.Namespace) -> Question:
@@ -321,6 +369,12 @@ def _save(figure: Figure, path: Path) -> Path:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
     return int(text)
 
 

@@ -148,12 +148,34 @@ def _efficientnet_lite0(match: re.Match[str], weights: Path | None) -> Model:
     return Model(match[0], network, EFFICIENTNET_LITE, imagenet_classes())
 
 
-def _torchvision(match: re.Match[str], weights: Path | None) -> Model:
+def untrained(spec: str) -> Model:
+    """torchvision's network that `spec` names, with random weights and batch-norm statistics, always the same ones.
+
+    For measuring what does not depend on weights. Nothing is downloaded, and torch's own generator is left as it was.
+    """
+    match = check_spec(spec)
+    models, name, default = _listed(match)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = models.get_model(name, weights=None)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.get_buffer("running_mean").normal_(0, 0.1)
+                module.get_buffer("running_var").uniform_(0.5, 2)
+    return Model(match[0], network.eval(), _preset(default.transforms()), tuple(default.meta["categories"]))
+
+
+def _listed(match: re.Match[str]) -> tuple[Any, str, Any]:
+    """torchvision's models, the name of the one that is asked for, and its default weights."""
     models = _needs("torchvision", EVAL).models
     name, known = match[1], models.list_models(module=models)
     if name not in known:
         raise DmbpError(f"torchvision has no classifier {name!r}{_near(name, known)}")
-    default = models.get_model_weights(name).DEFAULT
+    return models, name, models.get_model_weights(name).DEFAULT
+
+
+def _torchvision(match: re.Match[str], weights: Path | None) -> Model:
+    models, name, default = _listed(match)
     network = _downloaded(models, name, default) if weights is None else _torchvision_file(models, name, weights)
     return Model(match[0], network, _preset(default.transforms()), tuple(default.meta["categories"]))
 
