@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 PIECE = 2**15  # numbers for each thread: some ten arrays of them fit a second-level cache
 ALPHA, EPSILON = 0.99, 1e-8  # of RMSprop, PyTorch's defaults
@@ -92,6 +91,8 @@ def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     Where no compiler is at hand a warning says so: the numbers are the same, to rounding.
     """
+    from torch._dynamo.exc import TorchDynamoException  # slow to import
+
     fast, broken = torch.compile(kernel, dynamic=True), list[Exception]()
 
     def run(*arguments: Any) -> Any:

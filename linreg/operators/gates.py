@@ -89,13 +89,18 @@ class Clamp(Gate):
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
         (z,) = inputs
-        inside = torch.ones_like(z, dtype=torch.bool)
-        if self.low is not None:
-            inside = z > self.low
-        if self.high is not None:
-            inside = inside & (z < self.high)
-        offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
-        return Diagonal(inside.to(z), offset, switch=True)
+        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
+            inside = torch.ones_like(z, dtype=torch.bool)
+            if self.low is not None:
+                inside = z > self.low
+            if self.high is not None:
+                inside = inside & (z < self.high)
+            offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
+            return Diagonal(inside.to(z), offset, switch=True)
+        low, high = -torch.inf if self.low is None else self.low, torch.inf if self.high is None else self.high
+        within = torch.ops.aten.hardtanh_backward  # g where low < z < high, else 0, in one pass
+        offset = z.clamp(low, high).sub_(within(z, z, low, high))
+        return Diagonal(within(z.new_ones(()).expand_as(z), z, low, high), offset, switch=True)
 
     def layer(self) -> Callable[..., Tensor]:
         numbers = [float(bound) for bound in self.kinks if torch.as_tensor(bound).dim() == 0]
@@ -198,7 +203,11 @@ def bounded(call: Call, z: Data, low: Tensor | None, high: Tensor | None) -> Bui
         )
     if high is None and low is not None and not low.any():
         return ReLU(), (z,)
-    return Clamp(low, high), (z,)
+    return Clamp(_number(low), _number(high)), (z,)
+
+
+def _number(bound: Tensor | None) -> Bound | None:
+    return bound.item() if bound is not None and bound.dim() == 0 else bound
 
 
 @rule("threshold")
