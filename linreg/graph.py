@@ -97,10 +97,9 @@ class OperatorGraph:
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.input_shape))
-        gates = sum(node.is_gate for node in self.nodes)
-        return (
-            f"OperatorGraph((N, {shape}) to '{self.output}': {len(self.nodes)} operators, {gates} gates, {self.dtype})"
-        )
+        counts = {"operator": len(self.nodes), "gate": sum(node.is_gate for node in self.nodes)}
+        size = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+        return f"OperatorGraph((N, {shape}) to '{self.output}': {size}, {self.dtype})"
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""

@@ -19,14 +19,18 @@ SMOOTH = Reason(
     "it is smooth, not piecewise linear: no linear region holds it exactly",
     'use a piecewise-linear unit instead, or interpolate it with trace(…, nonlinear="pwl")',
 )
+SMOOTH_AMONG_OTHERS = Reason(
+    SMOOTH.why, 'use a piecewise-linear unit instead; nonlinear="pwl" interpolates it, but not all that is refused too'
+)
 CURVED = Reason(
-    "it is smooth, not piecewise linear, and has no interpolant: that takes a function of one number with a straight "
-    "asymptote on either side",
+    "it is smooth, not piecewise linear, and has no interpolant: linreg interpolates only functions of one number that "
+    "become straight lines at ±∞",
     "use a piecewise-linear unit instead",
 )
 ATTENTION = Reason(
     "it normalises by its own data, which is not piecewise linear", "explain the network up to its input instead"
 )
+SOFTMAX = Reason(ATTENTION.why, f"{ATTENTION.instead}; where it is the head, return that input, the logits")
 NORM = Reason(
     "it divides by statistics of its own data, which is not piecewise linear",
     "use batch norm with running statistics instead",
@@ -34,7 +38,10 @@ NORM = Reason(
 SPREAD = Reason(
     "it is a norm or a variance of its data, which is not piecewise linear", "use means, sums or maxima instead"
 )
-PRODUCT = Reason("it combines data with data, which is not piecewise linear", "keep all but one of them fixed")
+PRODUCT = Reason(
+    "it combines data with data, which is not piecewise linear",
+    "keep all but one of them fixed (.detach() does not: its value still depends on the input)",
+)
 QUOTIENT = Reason("it divides by data, which is not piecewise linear", "divide by a fixed value instead")
 BATCH_STATISTICS = Reason(
     "without running statistics it divides by those of the batch, which is not piecewise linear",
@@ -58,7 +65,7 @@ DATA_SIZE = Reason(
 CONTROL = Reason(
     "it makes a choice or a Python number of the values of its data (`if x.sum() > 0`, `.item()`), and a graph holds "
     "one path only",
-    "write the choice with operators (clamp, maximum), or trace the part that has none",
+    "write the choice with operators (torch.where, clamp, maximum), drop an assert, or trace the part that has none",
 )
 RANDOM = Reason(
     "it draws random numbers: the network is another at each call",

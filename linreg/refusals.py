@@ -17,6 +17,7 @@ from linreg.reasons import (
     PRODUCT,
     RECURRENT,
     SMOOTH,
+    SOFTMAX,
     SPARSE,
     SPREAD,
     STEP,
@@ -31,9 +32,8 @@ FAMILIES: dict[Reason, tuple[str, ...]] = {
         "cos", "tan", "asin", "acos", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "logit", "hypot",
         "logsumexp", "logaddexp", "xlogy", "sinc",
     ),
-    ATTENTION: (
-        "softmax", "_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention", "cosine_similarity",
-    ),
+    SOFTMAX: ("softmax", "_softmax", "log_softmax", "_log_softmax"),
+    ATTENTION: ("scaled_dot_product_attention", "cosine_similarity"),
     NORM: ("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm", "_fused_rms_norm"),
     BATCH_STATISTICS: ("_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
     SPREAD: (
@@ -67,7 +67,7 @@ def reason(name: str, data: int) -> Reason:
 
 def not_exported(error: Exception) -> str:
     """Why torch.export failed, and what can be done."""
-    name, first = type(error).__name__, str(error).strip().partition("\n")[0]
+    name, first = type(error).__name__, str(error).strip().partition("\n")[0].rstrip(".:")
     if "data-dependent" in str(error).lower():
         return str(CONTROL)
     return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone, without numpy"))

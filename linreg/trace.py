@@ -118,8 +118,10 @@ def check(model: nn.Module, example: Tensor) -> None:
         raise LinregError(f"the model's forward must take one tensor ({error}): {advice}") from error
     if not isinstance(example, Tensor) or example.dim() < 2 or not example.is_floating_point():
         came = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
+        tokens = isinstance(example, Tensor) and not example.is_floating_point()
         raise LinregError(
             f"the example must be a floating-point tensor with a batch dimension first, (N, …), not {came}"
+            + "; for tokens, trace what follows the embedding" * tokens
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
@@ -157,9 +159,9 @@ def run(model: nn.Module, example: Tensor) -> Any:
             warnings.simplefilter("ignore")  # the model's own, which its user knows
             return torch.func.functional_call(model, buffers, (example.clone(),))
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
+        first = str(error).strip().partition("\n")[0].rstrip(".:")
         why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
-        advice = "model(example) must give its scores: one floating-point tensor (N, …) in, in eval mode"
+        advice = "model.eval()(example) must run and return its scores"
         raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
 
 

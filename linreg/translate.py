@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
 
 from linreg.approximation import Approximation
 from linreg.errors import LinregError
@@ -24,7 +25,7 @@ from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
 from linreg.operators.structure import RESHAPES
 from linreg.operators.table import Rule, operator_name
 from linreg.place import place_of_call
-from linreg.reasons import CONTROL, CUSTOM, RANDOM, STEP, UNKNOWN
+from linreg.reasons import CONTROL, CUSTOM, RANDOM, SMOOTH, SMOOTH_AMONG_OTHERS, STEP, UNKNOWN
 from linreg.refusals import FAMILIES, REASONS, reason
 
 IDENTITIES = {
@@ -43,6 +44,8 @@ EMPTY = ("empty", "new_empty", "empty_like")
 # Calls to which `self` gives no values: its sizes, one for each image, or its dtype and device.
 ALIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "fill", "zero", "copy")
 TYPED = ("new_zeros", "new_ones", "new_full", "new_empty")
+# Calls whose arguments are factors.
+PRODUCTS = ("mul", "multiply", "mm", "bmm", "mv", "matmul", "einsum")
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,8 @@ class _Translator:
             why = f"it converts the data to {value.dtype}: keep one dtype throughout, {self.example.dtype}"
             self._refuse(call, why, operands)
         if operands["train"]:
-            self._refuse(call, "dropout is random in training mode: it must be off in eval mode", operands)
+            why = "dropout is random in training mode: it must be off in eval mode"
+            self._refuse(call, f"{why}, as F.dropout(…, training=self.training) is", operands)
         return data if isinstance(value, Tensor) else operands
 
     def _arguments(self, call: fx.Node) -> dict[str, Any]:
@@ -314,7 +318,9 @@ class _Translator:
         if not sizes or sizes[0] != self.batch or any(not isinstance(s, int) for s in sizes[1:]):
             shape = ", ".join("N" if s == self.batch else str(s) for s in sizes)
             why = f"its result has shape ({shape}), which does not keep the images of a batch apart in dimension 0"
-            self._misplaced(call, f"{why}: reshape to (N, …), and reduce over the other dimensions only", None)
+            advice = "reshape to (N, …), and reduce over the other dimensions only"
+            unbatched = "; is the batch dimension missing? x[None]" * (self.example.dim() == 3)  # one picture (C, H, W)
+            self._misplaced(call, f"{why}: {advice}{unbatched}", None)
         return tuple(sizes[1:])
 
     def _misplaced(self, call: fx.Node, why: str, operands: Call | None) -> NoReturn:
@@ -335,10 +341,39 @@ class _Translator:
         name = next((self.names[c] for c in (call, *parts) if c in self.names), unnamed)
         while call.target is operator.getitem:
             call = call.args[0]  # type: ignore[assignment]
+        others = self._also_refused(call)
+        counts = [f"{count} × {name}" for name, count in others.most_common(5)] + ["…"] * (len(others) > 5)
+        also = [f"  also refused: {', '.join(counts)}"] * bool(counts)
+        if why == str(SMOOTH) and not set(UNITS).issuperset(others):
+            why = str(SMOOTH_AMONG_OTHERS)
         target = str(call.target).rpartition(".")[0] or call.target
         shapes = ", ".join(f"(N, {', '.join(map(str, d.shape))})" for d in operands.data) if operands else ""
         first = f"cannot take node '{name}', {target}{f' of {shapes}' if shapes else ''}: {why}"
-        raise LinregError("\n".join([first, *place.lines]))
+        raise LinregError("\n".join([first, *place.lines, *also]))
+
+    def _also_refused(self, refused: fx.Node) -> Counter[str]:
+        """How many other calls on data have no rule, by name, and how many are products of data with data."""
+        data = {call for call, value in self.values.items() if isinstance(value, Data) and value.name == INPUT}
+        found: Counter[str] = Counter()
+        for call in self.dependent:
+            name, arguments = operator_name(call.target), pytree.tree_leaves((call.args, call.kwargs))
+            if name in (*ALIKE, *TYPED):  # whose first argument gives no values
+                arguments = arguments[1:]
+            elif name in IDENTITIES:
+                arguments = arguments[:1]
+            operands = [each for each in arguments if isinstance(each, fx.Node) and each in data]
+            if not operands or name in JUMPS:
+                continue
+            value = call.meta.get("val")
+            if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+                data.add(call)
+            if call is refused or call.target is operator.getitem or name in IDENTITIES:
+                continue
+            if self._rule(call.target) is None:
+                found[name] += 1
+            elif name in PRODUCTS and len(operands) > 1:
+                found["product of data"] += 1
+        return found
 
     def _names(self) -> dict[fx.Node, str]:
         """A name for each call: the module's path, `path.op` for calls in a module of the user's, `@k` for repetitions.

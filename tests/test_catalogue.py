@@ -30,6 +30,12 @@ def test_the_page_names_everything_once() -> None:
     assert columns == {4, 5}, "a docstring's | must not end a cell"
 
 
+def test_the_page_defines_each_operator_once() -> None:
+    lines = [line.split("`")[1] for line in catalogue().splitlines() if line.startswith("- `")]
+    named = {kind.__name__ for rule in RULES.values() for kind in makes(rule)}
+    assert sorted(lines) == sorted(named | {"Choice", "Pointwise", "Interpolant"})
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_has_an_operator_and_words(name: str) -> None:
     kinds = makes(RULES[name])

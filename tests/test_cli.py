@@ -373,7 +373,7 @@ REFUSED = {
     ),
     "sigmoid gate": ((*PHOTO, "net.py:gated"), "aten.sigmoid of (N, 4, 8, 12): it is smooth, not piecewise linear"),
     "batch norm": ((*PHOTO, "net.py:batch_norm"), "without running statistics it divides by those of the batch"),
-    "data-dependent": ((*PHOTO, "net.py:data_dependent"), "write the choice with operators (clamp, maximum), or trace the part that has none"),
+    "data-dependent": ((*PHOTO, "net.py:data_dependent"), "write the choice with operators (torch.where, clamp"),
     "forward fails": ((*PHOTO, "net.py:too_small"), "the network does not take an input of shape (1, 3, 10, 14): "),
     "no scores": ((*PHOTO, "net.py:unpooled"), "expected scores of shape (1, classes), got a tensor of shape (1, 4, 8"),
     "NaN in a network": ((*PHOTO, "net.py:nan"), "'0.weight' holds NaN"),

@@ -74,7 +74,7 @@ UNIT = "use a piecewise-linear unit instead"
 UP_TO = "explain the network up to its input instead"
 NORM = "use batch norm with running statistics instead"
 SPREAD = "use means, sums or maxima instead"
-FIXED = "keep all but one of them fixed"
+FIXED = "keep all but one of them fixed (.detach() does not"
 LOOP = "write the recurrence as a loop over nn.Linear"
 RAMP = "use a ramp instead"
 KEEP = "keep all elements, and set those not wanted to 0"
@@ -82,7 +82,7 @@ DTYPE = "keep one dtype throughout, torch.float64"
 APART = "reshape to (N, …), and reduce over the other dimensions only"
 OTHERS = "dimensions other than 0"
 ONCE = "draw them once into a buffer"
-PATH = "write the choice with operators (clamp, maximum), or trace the part that has none"
+PATH = "write the choice with operators (torch.where, clamp, maximum), drop an assert, or trace the part that has none"
 COSINES = "fixed matrices of cosines and sines"
 REAL_TORCH = "its forward must be written with operators of torch alone, without numpy"
 ADD_RULE = "add a rule"
@@ -183,7 +183,7 @@ CASES = {
     "elements that are not zero": Case("x = x.nonzero().double()", "block.nonzero", KEEP),
     "different elements": Case("x = x.unique()", "block._unique2", KEEP),
     # random numbers
-    "dropout": Case("x = F.dropout(x, 0.5, training=True)", "block.native_dropout", "must be off in eval mode"),
+    "dropout": Case("x = F.dropout(x, 0.5, training=True)", "block.native_dropout", "training=self.training"),
     "leaky relu of random slope": Case("x = F.rrelu(x, training=True)", "block.rrelu", "must be off in eval mode"),
     "noise": Case("x = x + torch.randn(4).double()", "block.randn", ONCE),
     "noise like data": Case("x = x + torch.rand_like(x)", "block.rand_like", ONCE),
@@ -269,7 +269,7 @@ def test_a_refusal_names_node_module_line_and_way_out(
     model, x = model_of(case, tmp_path / "model.py"), numbers(3, *case.shape)
     with pytest.raises(LinregError) as caught:
         linreg.trace(model, x)
-    first, module, line = str(caught.value).splitlines()
+    first, module, line, *_ = str(caught.value).splitlines()
     assert first.startswith(f"cannot take node '{case.node}', " if case.node else "torch.export cannot capture")
     assert case.way_out in first
     assert module.startswith(f"  in module '{case.module}' (")
@@ -297,8 +297,9 @@ def test_place_in_a_sequence_of_modules() -> None:
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 3, 1), SqueezeExcite()))
     with pytest.raises(LinregError) as caught:
         linreg.trace(model, numbers(2, *PLANE))
-    first, module, line = str(caught.value).splitlines()
+    first, module, line, also = str(caught.value).splitlines()
     assert first.startswith("cannot take node '1.gate', aten.sigmoid of (N, 3): it is smooth")
+    assert also == "  also refused: 1 × product of data"
     assert module == "  in module '1.gate' (torch.nn.modules.activation.Sigmoid)"
     assert line.startswith(f"  at {__file__}:") and line.endswith(
         "return x * self.gate(self.layer(x.mean((2, 3))))[:, :, None, None]"
@@ -349,6 +350,36 @@ def test_the_refusal_is_of_attention_and_not_of_what_prepares_it() -> None:
         linreg.trace(apart, numbers(3, *STEPS))
 
 
+@pytest.mark.parametrize(
+    ("function", "also", "advice"),
+    [
+        (lambda x: x.sigmoid() + x.relu().tanh(), "1 × tanh", 'interpolate it with trace(…, nonlinear="pwl")'),
+        (lambda x: x.sigmoid().tanh().tanh() * x, "2 × tanh, 1 × product of data", "but not all that is refused too"),
+        (lambda x: F.layer_norm(x.sigmoid(), (4,)), "1 × layer_norm", "but not all that is refused too"),
+        (lambda x: F.layer_norm(x, (4,)).sigmoid().detach().tanh(), "1 × sigmoid, 1 × tanh", NORM),
+        # A step, what only has the shape or the dtype of data, and what does not lead to the output are not refused.
+        (lambda x: (x.tanh(), x.sigmoid() * (x > 0) * torch.ones_like(x) * x.new_ones(4))[1], "", "interpolate it"),
+        (lambda x: x.sigmoid() * torch.ones(4).type_as(x) * (x > 0).type_as(x), "", "interpolate it"),
+        (lambda x: x.sin().cos().tan().exp().log().sqrt().sinh(),
+         "1 × cos, 1 × tan, 1 × exp, 1 × log, 1 × sqrt, …", UNIT),
+    ],
+)  # fmt: skip
+def test_what_else_would_be_refused_is_counted(function: Callable[[Tensor], Tensor], also: str, advice: str) -> None:
+    with pytest.raises(LinregError) as caught:
+        linreg.trace(Lambda(function), numbers(2, 4))
+    first, *lines = str(caught.value).splitlines()
+    assert advice in first
+    assert [line for line in lines if "refused" in line] == [f"  also refused: {also}"] * bool(also)
+
+
+def test_a_picture_without_a_batch_is_suspected() -> None:
+    with pytest.raises(LinregError, match=r"apart in dimension 0: .*; is the batch dimension missing\? x\[None\]"):
+        linreg.trace(nn.Conv2d(3, 5, 3).double(), numbers(*PLANE))
+    with pytest.raises(LinregError) as caught:
+        linreg.trace(Lambda(lambda x: x.sum(0)), numbers(2, 4))
+    assert APART in str(caught.value) and "missing" not in str(caught.value)
+
+
 # ---- models and examples that do not fit ----
 
 
@@ -376,7 +407,7 @@ def small() -> nn.Sequential:
         (Pair, ["forward must take one tensor (missing a required argument: 'y')", "wrap it in a module"]),
         (
             lambda: nn.Sequential(Lambda(lambda x: x["image"])),
-            ["fails on the example (2, 4): IndexError", "one floating-point tensor (N, …)", "in module '0' (nets."],
+            ["fails on the example (2, 4): IndexError", ": model.eval()(example) must run", "in module '0' (nets."],
         ),
         (
             lambda: nn.Sequential(nn.Identity(), Narrow()),
@@ -430,6 +461,21 @@ def test_compiled_modules_are_taken() -> None:
 
 
 # ---- other refusals ----
+
+
+def test_tokens_are_refused_with_the_way_out() -> None:
+    with pytest.raises(LinregError, match=r"of torch\.int64; for tokens, trace what follows the embedding$"):
+        linreg.trace(nn.Embedding(5, 3).double(), torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(LinregError, match=r"not \(4,\) of torch\.float64$"):
+        linreg.trace(nn.Linear(4, 3).double(), numbers(4))
+
+
+def test_what_torch_says_is_joined_to_the_advice() -> None:
+    def forward(x: Tensor) -> Tensor:
+        raise ValueError("not found in the list.")
+
+    with pytest.raises(LinregError, match=r"not found in the list: model\.eval\(\)\(example\) must run"):
+        linreg.trace(Lambda(forward), numbers(2, 4))
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,24 @@ def _write(call: Call) -> Built:
     keeps_images(call, *dims)
     _fixed_index(call, "index")
     if call["end"] is not None:  # the exporter's "to the end" is the largest integer, which overflows under vmap
-        call = replace(call, arguments=call.arguments | {"end": min(call["end"], call.shape[call["dim"] - 1])})
-    return copied(call, "write", *(name for name in ("self", "src", "source", "value") if name in call.arguments))
+        call = replace(call, arguments=call.arguments | {"end": min(call["end"], call.shape[call["dim"] % (len(call.shape) + 1) - 1])})
+    terms = (name for name in ("self", "src", "source", "value") if name in call.arguments)
+    return _once(call, copied(call, "write", *terms))
+
+
+def _once(call: Call, built: Built) -> Built:
+    """Raise LinregError where two elements of data go to one place: PyTorch leaves open which of them stays.
+
+    Its gradient goes to both: Aᵀ is none of A then, ⟨A 1, 1⟩ < ⟨1, Aᵀ 1⟩.
+    """
+    operator, data = built
+    assert isinstance(operator, Move)
+    written = operator.linear(*(call.like.new_ones(call.images or 1, *x.shape) for x in data))
+    copies = operator.adjoint(torch.ones_like(written))
+    if sum(each.count_nonzero() for each in copies) > written.count_nonzero():
+        why = "it writes two elements to one place, and which of them stays is not defined"
+        raise LinregError(f"{why}: give each index once, or add them up (index_add, index_put with accumulate=True)")
+    return built
 
 
 def _is_mask(index: Any, call: Call) -> bool:
@@ -89,8 +105,9 @@ def _put(call: Call) -> Built:
     if _is_mask(mask, call) and isinstance(value, Known) and value.value.numel() == 1 and not call["accumulate"]:
         return where(call, mask, replace(value, value=value.value.reshape(())), call["self"])
     _fixed_index(call, "indices")
-    form = partial(Measured, shape=call.shape, like=call.like) if call["accumulate"] else Move
-    return copied(call, "write", "self", "values", form=form)
+    if call["accumulate"]:
+        return copied(call, "write", "self", "values", form=partial(Measured, shape=call.shape, like=call.like))
+    return _once(call, copied(call, "write", "self", "values"))
 
 
 @rule("index_add", "scatter_add")

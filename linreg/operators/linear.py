@@ -246,6 +246,8 @@ def _bias(known: Known | None, positions: int) -> tuple[Constant, ...]:
 @rule("linear")
 def _linear(call: Call) -> Built:
     x = call.one_data("input")
+    if call["weight"].value.dim() != 2:
+        raise LinregError("its weight is a vector, not a matrix (out, in): write x @ w")
     return Linear(call["weight"].value, _bias(call["bias"], 0), prod(x.shape[:-1])), (x,)
 
 

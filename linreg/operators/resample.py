@@ -1,4 +1,4 @@
-"""Linear maps whose matrices are told by their values: those that act along one dimension at a time, and any other."""
+"""Linear maps whose matrices are found by evaluating them: those that act along one dimension at a time, or any."""
 
 from __future__ import annotations
 
