@@ -18,9 +18,8 @@ from torch.autograd.function import once_differentiable
 from dmbp.kernels import accumulate, compiled, enter, in_pieces
 from dmbp.precision import Lowered, lowered
 from linreg import Linearization, Node
-from linreg.operators import Affine, Average, Convolution, Diagonal, Linear, Reshape, Scale, Selection
+from linreg.operators import Affine, Convolution, Diagonal, Linear, LinearFunction, Reshape, Scale, Selection
 from linreg.operators.arithmetic import Sum
-from linreg.operators.structure import Concat
 from linreg.target import sum_per_image
 
 Pair = tuple[Tensor, Tensor]
@@ -99,7 +98,7 @@ class MaskedNetwork:
             z = inputs[0] if site.slope is not None else self._both(node, affine, inputs)
             z = z.contiguous() if site.takes else z.clone(memory_format=torch.contiguous_format)
             kept[node.name] = flat = z.view(2 * images, -1)
-            theta = logits[node.name].reshape(images, -1)
+            theta = logits[node.name].reshape(images, -1).contiguous()
             tensors = (flat[:images], flat[images:], theta, site.slope, site.offset)
             if self.whole:
                 compiled(enter)(*tensors, site.switch)
@@ -172,16 +171,16 @@ def _site(lin: Linearization, name: str, sites: Sequence[str], after: set[str]) 
     (source,) = node.inputs
     alone = source in after and source not in sites and len(lin.graph.consumers(source)) == 1
     takes = alone and (isinstance(lin.frozen[source], FRESH) or len(lin.graph[source].inputs) > 1)
-    slope, offset = (v if v is None else v.reshape(images, -1) for v in (affine.slope, affine.offset))
+    slope, offset = (v if v is None else v.reshape(images, -1).contiguous() for v in (affine.slope, affine.offset))
     return Site(slope, offset, affine.switch, takes, gives)
 
 
 def _same_for_all(affine: Affine, dims: int) -> bool:
-    """Whether an operator holds nothing of a single image, as far as is known."""
+    """Whether an operator holds nothing of a single image, as far as is known; functions of a graph of any N do not."""
     held = [constant.value for constant in affine.constants]
     if isinstance(affine, Scale) and isinstance(affine.factor, Tensor):
         held.append(affine.factor)
-    known = isinstance(affine, Average | Concat | Convolution | Linear | Lowered | Reshape | Scale | Sum)
+    known = isinstance(affine, Convolution | Linear | LinearFunction | Lowered | Reshape | Scale | Sum)
     return known and all(value.dim() <= dims or len(value) == 1 for value in held)
 
 

@@ -114,6 +114,8 @@ def learn_masks(
             recorded = captured(descent)
             for iteration in bar:
                 split, kept = recorded.forward()
+                if not steps:
+                    _check_finite(kept)
                 if callback is not None:
                     with torch.enable_grad():
                         callback(iteration, {"y": y, **split}, logits)
@@ -228,6 +230,16 @@ def _check(
         if set(start) != set(names):
             raise DmbpError("the masks to start from must be those of the sites: " + ", ".join(names))
     return names
+
+
+def _check_finite(values: Mapping[str, Tensor]) -> None:
+    """Raise DmbpError where the value of a site is infinite: no mask but 0 changes it, and its gradient is NaN."""
+    for site, value in values.items():
+        if not value.isfinite().all():
+            raise DmbpError(
+                f"site '{site}' holds infinite values, which no mask scales: put a large finite number in their place, "
+                "or leave it out of `sites`"
+            )
 
 
 def _history(steps: list[dict[str, Tensor]], y: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
 from linreg.summary import table
 
@@ -35,20 +36,32 @@ class Approximation:
         return f"Approximation({len(self.interpolants)} interpolants{worst})"
 
     def summary(self) -> str:
-        """A table of the interpolants with their pieces and maximal errors, and the distance of each image."""
-        if not self.interpolants:
-            return "no smooth unit was replaced: the graph is the model, up to rounding"
+        """A table of the interpolants with their pieces and maximal errors, and the distance on the first images."""
         rows = [(node, i.unit, str(i.pieces), f"{i.max_error:.2e}") for node, i in self.interpolants.items()]
+        header = ("node", "unit", "pieces", "max error")
+        units = table(rows, header, right=(2, 3)) if rows else "no smooth unit was replaced"
         images = zip(self.distance.tolist(), self.scale.tolist(), self.relative.tolist(), strict=True)
         lines = [
             f"image {n}: the output is {distance:.3g} off at most, {relative:.1e} of its scale {scale:.4g}"
             for n, (distance, scale, relative) in enumerate(images)
         ]
-        return "\n".join([table(rows, ("node", "unit", "pieces", "max error"), right=(2, 3)), *lines])
+        if len(lines) > SHOWN:
+            worst = int(self.relative.argmax())
+            middle = f"… {len(lines)} images in all, the median {self.relative.median():.1e} of its scale; the worst:"
+            lines = [*lines[: SHOWN - 1], middle, lines[worst]]
+        return "\n".join([units, *lines])
+
+
+SHOWN = 4  # images in a summary
 
 
 def apart(interpolants: Mapping[str, Interpolant], value: Tensor, expected: Tensor) -> Approximation:
-    """The report on two outputs (N, …): the graph's and the model's."""
+    """The report on two outputs (N, …): the graph's and the model's. Raises LinregError where they differ in size."""
+    if value.numel() != expected.numel():
+        raise LinregError(
+            f"the graph's output has shape {tuple(value.shape)}, and the model's {tuple(expected.shape)}: the graph is "
+            "of another model, or `output` is not the one that it was traced with"
+        )
     expected = expected.reshape(value.shape)
     distance, scale = (each.reshape(len(each), -1).abs().amax(1) for each in (value - expected, expected))
     return Approximation(interpolants, distance, scale)

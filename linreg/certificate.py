@@ -123,7 +123,7 @@ def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Te
 
     lin.graph.pull({lin.graph.output: seed}, step)
     flows.append(gamma(lin.input[0].numel() + terms, lin.input) * _flow(ledger.input))
-    flows.append(gamma(int(seed.ne(0).flatten(1).sum(1).max()), seed) * _flow(seed, lin.output))
+    flows.append(gamma(int(seed.ne(0).reshape(len(seed), -1).sum(1).max()), seed) * _flow(seed, lin.output))
     # The flows themselves were rounded too, by a few γ of their own.
     return torch.stack(flows).sum(0) * widening(terms + 10, lin.input)
 
@@ -142,8 +142,8 @@ def _values(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
 
 def _flow(*factors: Tensor) -> Tensor:
     """Σ |a ⊙ b| of each image, added up in float64, (N,)."""
-    product = factors[0] if len(factors) == 1 else factors[0] * factors[1]
-    return product.abs().flatten(1).sum(1, dtype=torch.float64)
+    product = factors[0] if len(factors) == 1 else torch.where(factors[0] == 0, 0, factors[0] * factors[1])
+    return product.abs().reshape(len(product), -1).sum(1, dtype=torch.float64)
 
 
 def _times(factor: float, flow: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None) -> None:
     if batch is not None and x.shape[0] != batch:
         raise LinregError(
             f"this network fixes its batch size, and was traced with {batch} images, not {x.shape[0]}: "
-            "trace it with an example of that batch size"
+            "its forward holds that number as a constant, as len(x) does (x.shape[0] does not); or trace it with an "
+            f"example of {x.shape[0]}"
         )
 
 
@@ -99,7 +100,8 @@ class OperatorGraph:
         shape = ", ".join(map(str, self.input_shape))
         counts = {"operator": len(self.nodes), "gate": sum(node.is_gate for node in self.nodes)}
         size = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
-        return f"OperatorGraph((N, {shape}) to '{self.output}': {size}, {self.dtype})"
+        images = "N" if self.batch is None else self.batch
+        return f"OperatorGraph(({images}, {shape}) to '{self.output}': {size}, {self.dtype})"
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""
@@ -232,9 +234,11 @@ class OperatorGraph:
         """The network as an `nn.Module`: each operator a module of its own, under the node's name, called once.
 
         What torch.nn has a layer for is that layer, out of place, with copies of the weights (batch norm folded in, as
-        in the graph); the rest are `linreg.module.Function`. It takes and gives what the graph does; autograd, hooks,
-        `.to(…)`, `state_dict`, pickle and `torch.export` work on it as on any other module. It is in eval mode: in
-        training mode, batch norm that is not folded in would take the statistics of the batch.
+        in the graph); the rest are `linreg.module.Function`, gates among them `linreg.module.Gate`, whose docstrings
+        say what Captum's LRP and DeepLift have to be told. `network.paths` maps nodes to layers. It takes and gives
+        what the graph does; autograd, hooks, `.to(…)`, `state_dict`, pickle and `torch.export` work on it as on any
+        other module. It is in eval mode: in training mode, batch norm that is not folded in would take the statistics
+        of the batch.
         """
         from linreg.module import Network  # which is made of graphs
 

@@ -56,7 +56,7 @@ def margins(graph: OperatorGraph, x: Tensor) -> tuple[Margin, ...]:
     found: list[Margin] = []
 
     def step(node: Node, states: tuple[State, ...]) -> State:
-        if isinstance(node.operator, Gate):
+        if isinstance(node.operator, Gate) and states[0][0].numel():
             found.append(_margin(node, *states[0]))
         return carry(node.operator, states)
 
@@ -116,13 +116,13 @@ def _differing(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
     for a, b in zip(ours, theirs, strict=True):
         shorter = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
         different |= a.to(shorter) != b.to(a.device, shorter)
-    return different.flatten(1).sum(1)
+    return different.reshape(len(different), -1).sum(1)
 
 
 def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
     assert isinstance(node.operator, Gate)
-    distance = reduce(torch.minimum, ((z - kink).abs() for kink in node.operator.kinks)).flatten(1)
-    total, recent = total.flatten(1), recent.flatten(1)
+    distance = reduce(torch.minimum, ((z - kink).abs() for kink in node.operator.kinks))
+    distance, total, recent = (each.reshape(len(z), -1) for each in (distance, total, recent))
     relative = torch.where((distance > 0) & recent.isfinite(), distance / recent, 0.0)
     return Margin(
         node.name, distance.shape[1], distance.amin(1), relative.amin(1),

@@ -33,9 +33,9 @@ class Network(nn.Module):
         self._paths = _paths([node.name for node in graph.nodes], reserved=partial(hasattr, self))
         for node in graph.nodes:
             layer = node.operator.layer()
-            self._put(
-                self._paths[node.name], layer if isinstance(layer, nn.Module) else Function(layer, node.operator.kind)
-            )
+            if not isinstance(layer, nn.Module):
+                layer = (Gate if node.is_gate else Function)(layer, node.operator.kind)
+            self._put(self._paths[node.name], layer)
         self.eval()
 
     @property
@@ -68,7 +68,7 @@ class Function(nn.Module):
     """What no layer of torch.nn computes (a sum, a concatenation, a reshape), as a layer; its tensors are buffers.
 
     Captum's LRP asks for a rule for each layer of a kind that it does not know. The right one, for all that are linear,
-    is `EpsilonRule`, the same as for a convolution; LRP takes it off again at the end:
+    is `EpsilonRule`, the same as for a convolution, set before LRP's first call; LRP takes it off again at the end:
 
         for layer in network.modules():
             if isinstance(layer, Function):
@@ -97,6 +97,21 @@ class Function(nn.Module):
 
     def extra_repr(self) -> str:
         return self.kind
+
+
+class Gate(Function):
+    """An elementwise gate that torch.nn has no layer for: a clamp, an interpolant, a choice.
+
+    Captum's DeepLift knows some units of torch.nn, and takes the plain gradient of all others without a word. Its rule
+    for elementwise units is right for these, and it can be told so:
+
+        from captum.attr._core import deep_lift
+
+        for kind in (linreg.module.Gate, nn.ReLU6, nn.Hardtanh, nn.PReLU):
+            deep_lift.SUPPORTED_NON_LINEAR[kind] = deep_lift.nonlinear
+
+    What chooses among several values (maxout, `where` on other data) stays with its gradient.
+    """
 
 
 class _Name(str):

@@ -47,4 +47,4 @@ class Rounding:
 
 def most(counts: tuple[Tensor, ...]) -> int:
     """The largest count, and at least 1: how many terms an adjoint adds up."""
-    return max(1, *(int(count.max()) for count in counts))
+    return max(1, *(int(count.max()) for count in counts if count.numel()))

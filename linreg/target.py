@@ -46,7 +46,8 @@ def _one_hot(index: Tensor, output: Tensor) -> Tensor:
     images, shape = output.shape[0], tuple(output.shape[1:])
     if len(shape) != 1:
         raise LinregError(
-            f"a class index needs an output of shape (N, classes), not {tuple(output.shape)}: give weights instead"
+            f"a class index needs an output of shape (N, classes), not {tuple(output.shape)}: give floating-point "
+            f"weights of shape {shape}, such as w = torch.zeros{shape}; w[{', '.join('0' * len(shape))}] = 1"
         )
     if tuple(index.shape) not in ((), (images,)) or index.dtype == torch.bool:
         raise LinregError(f"target must be one class index, or one for each of {images} images, not {index.tolist()}")

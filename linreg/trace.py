@@ -46,8 +46,9 @@ def trace(
     """Capture `model` as a graph of piecewise-linear operators.
 
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
-    same device. `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where the
-    model returns several: a key of its dict or a place in its tuple.
+    same device (a model whose forward holds their number as a constant, as with len(x), only that many:
+    `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
+    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another.
 
     Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
     replaced by an interpolant of so many `pieces`. All else is exact for the network with these, and

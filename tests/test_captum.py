@@ -198,3 +198,27 @@ def test_relevance_is_gradient_times_input(build: type[nn.Module]) -> None:
     (slope,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
     expected = slope * x
     torch.testing.assert_close(lrp(network, x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@quiet
+@pytest.mark.parametrize("smooth", [True, False])
+def test_deep_lift_can_be_told_of_all_gates(smooth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the plain gradient of units that it does not know, and misses f(x) − f(0); see `Gate`."""
+    deep_lift = pytest.importorskip("captum.attr._core.deep_lift")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        units = (nn.Tanh(), nn.GELU()) if smooth else (nn.ReLU6(), nn.Hardtanh(-0.3, 0.4))
+        model = nn.Sequential(nn.Linear(5, 16), units[0], nn.Linear(16, 16), units[1], nn.Linear(16, 3)).double()
+        x = 3 * torch.randn(4, 5, dtype=torch.float64)
+    network = linreg.trace(model, x, nonlinear="pwl" if smooth else None).to_module()
+    with torch.no_grad():
+        wanted = (network(x) - network(torch.zeros_like(x)))[:, 1]
+
+    def gap() -> float:
+        found = captum.DeepLift(network).attribute(x.clone(), target=1).sum(1)
+        return (found.detach() - wanted).abs().max().item()
+
+    assert gap() > 1e-3
+    for kind in (linreg.module.Gate, nn.ReLU6, nn.Hardtanh, nn.PReLU):
+        monkeypatch.setitem(deep_lift.SUPPORTED_NON_LINEAR, kind, deep_lift.nonlinear)
+    assert gap() < 1e-9

@@ -8,7 +8,8 @@ from functools import cache
 
 import pytest
 import torch
-from nets import NETS, traced
+import torch.nn.functional as F
+from nets import NETS, Lambda, traced
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
@@ -284,6 +285,17 @@ def test_networks_without_gates_have_nothing_in_doubt() -> None:
     certificate = linreg.trace(nn.Linear(3, 1), x).linearize(x).certificate()
     assert certificate.margins == () and (certificate.doubtful == 0).all()
     assert certificate.summary().endswith("0 of 0 gates are in doubt")
+
+
+def test_one_number_an_image() -> None:
+    """An output (N,), gates on it, and a gate of no units."""
+    model = Lambda(lambda x: F.relu(x.sum(1) - 1) - F.relu(x[:, :0]).sum(1))
+    x = torch.tensor([[3.0, -1.0, 0.5], [1.0, 0.0, 0.5]], dtype=FLOAT64)
+    lin = linreg.trace(model, x).linearize(x)
+    certificate = lin.certificate()
+    assert certificate.completeness_error.tolist() == [0, 0] and (certificate.bound < 1e-14).all()
+    assert [(margin.units, margin.nearest.tolist()) for margin in certificate.margins] == [(1, [1.5, 0.5])]
+    assert [count.tolist() for count in disagreements(lin, lin.graph.linearize(x - 1)).values()] == [[1, 1], [0, 0]]
 
 
 def test_disagreements_count_units() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from nets import NETS
+import torch.nn.functional as F
+from nets import NETS, Lambda
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +25,7 @@ from linreg.operators import Convolution, Linear
 from linreg.target import cotangent
 
 TARGET = [0, 2, 1]
+WEIGHT = torch.tensor([[1.0, -2.0], [0.5, 1.0], [-1.0, 3.0], [2.0, 1.0]], dtype=torch.float64)
 NAMES = ("chain_with_biases", "conv_bn", "residual_inner", "mobile", "gates", "shortcut", "wiring")
 
 
@@ -231,7 +233,29 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         dmbp.explain(model, x, TARGET, iterations=10, progress=False, **options)
 
 
+@pytest.mark.parametrize("sites", ["gates", ["masked_fill", "amax"]])
+def test_infinite_sites_are_refused(sites: str | list[str]) -> None:
+    model = Lambda(lambda x: x.masked_fill(x < 0, -torch.inf).amax(1, keepdim=True))
+    x = torch.tensor([[1.0, -1.0]])
+    lin = linreg.trace(model, x).linearize(x)
+    with pytest.raises(DmbpError, match="site 'masked_fill' holds infinite values"):
+        dmbp.learn_masks(lin, sites=sites, progress=False)
+    assert dmbp.learn_masks(lin, sites=["amax"], iterations=3, progress=False).masks["amax"].isfinite().all()
+
+
 # ---- memory that others read ----
+
+
+def test_the_layout_of_the_input_does_not_matter() -> None:
+    """Gates keep the strides of what they read: (1, N) here."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    graph = linreg.trace(Lambda(lambda x: F.leaky_relu(F.leaky_relu(x) - 0.1) @ WEIGHT), x)
+    plain, turned = (
+        dmbp.learn_masks(graph.linearize(each), [0, 1, 1], iterations=5, progress=False)
+        for each in (x, x.t().contiguous().t())
+    )
+    for site, mask in plain.masks.items():
+        assert mask.equal(turned.masks[site])
 
 
 def test_no_iteration_writes_to_what_it_was_given() -> None:

@@ -361,7 +361,7 @@ def test_output_of_maps_takes_weights() -> None:
     pixel[1, 2, 0] = 1
     torch.testing.assert_close(lin.score(pixel), lin.output[:, 1, 2, 0], **EXACT)
     torch.testing.assert_close(lin.ledger(pixel).total, lin.output[:, 1, 2, 0], **EXACT)
-    with pytest.raises(LinregError, match="give weights instead"):
+    with pytest.raises(LinregError, match="give floating-point weights of shape"):
         lin.weight(1)
 
 

@@ -39,10 +39,14 @@ class Constant:
     name: str = ""
 
     def share(self, grad: Tensor) -> Tensor:
-        """g ⊙ β, summed over the positions that share one constant: (N, *β) — the summand ∇_b F ⊙ b of Eq. 14."""
+        """g ⊙ β, summed over the positions that share one constant: (N, *β) — the summand ∇_b F ⊙ b of Eq. 14.
+
+        A β of −∞ where g = 0 has no share: it is padding that no maximum chose.
+        """
         shape = self.value.shape if self.value.dim() == grad.dim() else (1, *self.value.shape)
         shape = (1,) * (grad.dim() - len(shape)) + tuple(shape)
-        return sum_to(grad, (grad.shape[0], *shape[1:])) * self.value
+        grad = sum_to(grad, (grad.shape[0], *shape[1:]))
+        return grad * self.value.where((grad != 0) | self.value.isfinite(), 0)
 
 
 def sum_to(value: Tensor, shape: Shape) -> Tensor:

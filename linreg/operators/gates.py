@@ -139,7 +139,7 @@ class Pieces(Gate):
     def evaluate(self, *inputs: Tensor) -> Tensor:
         """Without a choice by the values of its tensors: so that torch.export can go through it."""
         (z,) = inputs
-        piece = torch.bucketize(z.detach(), self._ends)
+        piece = torch.bucketize(z.detach().contiguous(), self._ends)
         slope, offset = self.slopes[piece], self.offsets[piece]
         return torch.where(slope == 0, offset, slope * z + offset)
 

@@ -70,7 +70,8 @@ def _write(call: Call) -> Built:
     keeps_images(call, *dims)
     _fixed_index(call, "index")
     if call["end"] is not None:  # the exporter's "to the end" is the largest integer, which overflows under vmap
-        call = replace(call, arguments=call.arguments | {"end": min(call["end"], call.shape[call["dim"] % (len(call.shape) + 1) - 1])})
+        size = call.shape[call["dim"] % (len(call.shape) + 1) - 1]
+        call = replace(call, arguments=call.arguments | {"end": min(call["end"], size)})
     terms = (name for name in ("self", "src", "source", "value") if name in call.arguments)
     return _once(call, copied(call, "write", *terms))
 
@@ -78,13 +79,13 @@ def _write(call: Call) -> Built:
 def _once(call: Call, built: Built) -> Built:
     """Raise LinregError where two elements of data go to one place: PyTorch leaves open which of them stays.
 
-    Its gradient goes to both: Aᵀ is none of A then, ⟨A 1, 1⟩ < ⟨1, Aᵀ 1⟩.
+    Its gradient goes to both, which is no transpose: ⟨A 1, 1⟩ < ⟨1, Aᵀ 1⟩. In float64, which counts exactly.
     """
     operator, data = built
     assert isinstance(operator, Move)
-    written = operator.linear(*(call.like.new_ones(call.images or 1, *x.shape) for x in data))
-    copies = operator.adjoint(torch.ones_like(written))
-    if sum(each.count_nonzero() for each in copies) > written.count_nonzero():
+    ones = (call.like.new_ones(call.images or 1, *x.shape, dtype=torch.float64) for x in data)
+    written = operator.linear(*ones)
+    if sum(each.sum() for each in operator.adjoint(torch.ones_like(written))) > written.sum():
         why = "it writes two elements to one place, and which of them stays is not defined"
         raise LinregError(f"{why}: give each index once, or add them up (index_add, index_put with accumulate=True)")
     return built
