@@ -138,10 +138,12 @@ def explain(
     `model` is any piecewise-linear module, left as it is, or a graph traced from one; `target` the class of all
     images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). `loss` is Eq. 10 ("all"), one
     of its ablations ("+-", "+") or Eq. 5 without masks ("none"); `sites` and `unmasked` are told in `find_sites` and
-    `decompose`; `lr`, `tolerance`, `precision` and `compiled` in `learn_masks`; `snapshots` names numbers of updates
-    after which the map is kept. `start` gives masks to go on from instead of B.1's (the optimiser's own state starts
-    afresh). Ctrl-C ends the learning and keeps what was reached. Raises LinregError, before the learning starts, for
-    whatever cannot be done.
+    `decompose`; `lr` (the learning rate), `tolerance`, `precision`, `compiled`, `progress` and `callback` in
+    `learn_masks`; `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
+    instead of B.1's (the optimiser's own state starts afresh). Ctrl-C ends the learning and keeps what was reached.
+
+    Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
+    that is not piecewise linear, an x that does not fit it, and a target that does not fit the output.
     """
     wanted = _snapshots(snapshots, iterations)
     x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x

@@ -80,6 +80,11 @@ def learn_masks(
 ) -> Learned:
     """Algorithm 1, lines 1 to 12: RMSprop (PyTorch's defaults) on logits θ, σ = sigmoid(θ), from B.1 or from `start`.
 
+    `loss` is what the masks minimise: "all" (Eq. 10), its ablations "+-" and "+" (Table 1), or "none", which learns
+    nothing and gives masks of ones (Eq. 5). `lr` is RMSprop's learning rate, the same at all sites: an update moves θ
+    by lr times its gradient over the running root mean square of that. `target` is told in `linreg.target.cotangent`,
+    `sites` in `find_sites`, `unmasked` in `decompose`. `progress` shows a bar, on terminals only.
+
     The images of a batch are independent problems: their losses are summed. With `tolerance` the masks of an image rest
     once the mean loss of its last 10 iterations is less than tolerance · max(|loss|, |y|) below that of the 10 before.
     `precision` "bf16" takes the products of layers in bfloat16, "tf32" in CUDA's TF32, while learning; the split is
@@ -89,6 +94,9 @@ def learn_masks(
     `callback` is called before each update with the iteration, the split {"y", "positive", "negative", "nuisance"},
     each (N,), and the logits {site: θ} themselves (keep `theta.sigmoid()`, which is a copy). Ctrl-C ends the loop and
     keeps what was reached.
+
+    Raises DmbpError, before the first update, for an argument that is none of these, a dtype other than float32 and
+    float64, and infinite values at a site; LinregError for a target that does not fit the output.
     """
     names = _check(lin, iterations, loss, sites, unmasked, lr, start)
     check_precision(precision, lin.graph.device)

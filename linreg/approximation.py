@@ -18,8 +18,8 @@ class Approximation:
     """The interpolants of a graph, by node, and how far its outputs are from the model's on a batch.
 
     The node of one that a choice took up (`where(x > 0, x, x.tanh())`) is no longer in the graph. `distance` is
-    max |graph(x) − model(x)| over the outputs of each image, `scale` max |model(x)|, both (N,); without interpolants
-    nothing is measured, and they are empty.
+    max |graph(x) − model(x)| over the outputs of each image, `scale` max |model(x)|, both (N,). `linreg.trace` measures
+    nothing where there are no interpolants, and they are empty; `linreg.measure` always does.
     """
 
     interpolants: Mapping[str, Interpolant] = field(default_factory=dict)
@@ -36,7 +36,10 @@ class Approximation:
         return f"Approximation({len(self.interpolants)} interpolants{worst})"
 
     def summary(self) -> str:
-        """A table of the interpolants with their pieces and maximal errors, and the distance on the first images."""
+        """A table of the interpolants with their pieces and maximal errors, and the distance on a few images.
+
+        Of more than four images, on the first three and the worst, with the median of all.
+        """
         rows = [(node, i.unit, str(i.pieces), f"{i.max_error:.2e}") for node, i in self.interpolants.items()]
         header = ("node", "unit", "pieces", "max error")
         units = table(rows, header, right=(2, 3)) if rows else "no smooth unit was replaced"
@@ -56,8 +59,11 @@ SHOWN = 4  # images in a summary
 
 
 def apart(interpolants: Mapping[str, Interpolant], value: Tensor, expected: Tensor) -> Approximation:
-    """The report on two outputs (N, …): the graph's and the model's. Raises LinregError where they differ in size."""
-    if value.numel() != expected.numel():
+    """The report on two outputs (N, …): the graph's and the model's. Raises LinregError where they differ in shape.
+
+    But for dimensions of 1: a model may squeeze() a batch of one.
+    """
+    if [size for size in value.shape if size != 1] != [size for size in expected.shape if size != 1]:
         raise LinregError(
             f"the graph's output has shape {tuple(value.shape)}, and the model's {tuple(expected.shape)}: the graph is "
             "of another model, or `output` is not the one that it was traced with"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from linreg.ledger import Ledger, elements
-from linreg.margins import Margin, margins, nearest
+from linreg.margins import Margin, closeness, margins
 from linreg.rounding import gamma, widening
 from linreg.target import Target, cotangent
 
@@ -78,7 +78,7 @@ class Certificate:
 
     @cached_property
     def margins(self) -> tuple[Margin, ...]:
-        """For each gate site, how far its units are from their kinks, and how many are in doubt."""
+        """For each gate site, how far its units are from their kinks, and how many rounding may have turned."""
         return margins(self.lin.graph, self.lin.input)
 
     @property
@@ -88,12 +88,11 @@ class Certificate:
 
     def summary(self, image: int = 0) -> str:
         """Two lines on one image: completeness, and the gates."""
-        units = sum(margin.units for margin in self.margins)
         return (
             f"y = {self.score[image]:.6g}, c·x + Σ ledger = {self.total[image]:.6g}: they differ by "
             f"{self.completeness_error[image]:.2e}, {self.relative_error[image]:.1e} of "
             f"Σ|terms| = {self.magnitude[image]:.4g}; rounding alone cannot make it more than {self.bound[image]:.1e}\n"
-            f"{int(self.doubtful[image])} of {units} gates are in doubt{nearest(self.margins, image)}"
+            f"{closeness(self.lin.graph, self.margins, image)}"
         )
 
 

@@ -32,13 +32,13 @@ def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None) -> None:
     if not isinstance(x, Tensor):
         raise LinregError(f"the input must be a torch.Tensor, not {type(x).__name__}")
     if tuple(x.shape[1:]) != shape or x.dim() == 0 or x.shape[0] == 0:
-        wanted = ", ".join(map(str, ("N", *shape)))
+        wanted = ", ".join(map(str, ("N" if batch is None else batch, *shape)))
         raise LinregError(f"the input must have shape ({wanted}), not {tuple(x.shape)}")
     if batch is not None and x.shape[0] != batch:
         raise LinregError(
             f"this network fixes its batch size, and was traced with {batch} images, not {x.shape[0]}: "
-            "its forward holds that number as a constant, as len(x) does (x.shape[0] does not); or trace it with an "
-            f"example of {x.shape[0]}"
+            "its forward holds the number of inputs as a constant, as len(x) does: use x.shape[0], or trace it with "
+            "an example of that batch size"
         )
 
 
@@ -234,11 +234,14 @@ class OperatorGraph:
         """The network as an `nn.Module`: each operator a module of its own, under the node's name, called once.
 
         What torch.nn has a layer for is that layer, out of place, with copies of the weights (batch norm folded in, as
-        in the graph); the rest are `linreg.module.Function`, gates among them `linreg.module.Gate`, whose docstrings
-        say what Captum's LRP and DeepLift have to be told. `network.paths` maps nodes to layers. It takes and gives
-        what the graph does; autograd, hooks, `.to(…)`, `state_dict`, pickle and `torch.export` work on it as on any
-        other module. It is in eval mode: in training mode, batch norm that is not folded in would take the statistics
-        of the batch.
+        in the graph); the rest are `linreg.module.Function`, gates among them `linreg.module.Gate`. Captum's LRP asks
+        for a rule for each `Function`, before its first call; its DeepLift asks for nothing, and silently takes the
+        plain gradient of the gates that it does not know: the docstrings of these two classes have the lines that tell
+        them. `network.paths` maps the name of each node to the path of its layer.
+
+        It takes and gives what the graph does; autograd, hooks, `.to(…)`, `state_dict`, pickle and `torch.export` work
+        on it as on any other module. It is in eval mode: in training mode, batch norm that is not folded in would take
+        the statistics of the batch.
         """
         from linreg.module import Network  # which is made of graphs
 

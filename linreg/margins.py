@@ -65,15 +65,23 @@ def margins(graph: OperatorGraph, x: Tensor) -> tuple[Margin, ...]:
     return tuple(found)
 
 
-def nearest(found: Sequence[Margin], image: int) -> str:
-    """Half a sentence on the unit that is nearest to its kink, in units of its bound."""
-    first = min(found, key=lambda margin: margin.relative[image].item(), default=None)
-    if first is None or first.relative[image].isinf():
-        return ""
-    return (
-        f"; the nearest kink, in '{first.site}', is {first.relative[image]:.2g} times as far as rounding since the "
-        "last gates can reach"
+def closeness(graph: OperatorGraph, found: Sequence[Margin], image: int) -> str:
+    """A line on the gates of an image that rounding may have turned, and on the one that is closest to that."""
+    units = sum(margin.units for margin in found)
+    count = sum(int(margin.doubtful[image]) for margin in found)
+    are, kink, turned = ("are", "their kinks", "them") if count > 1 else ("is", "its kink", "it")
+    line = (
+        f"{count or 'none'} of {units} gates {are} so close to {kink} that rounding since the gates before may have "
+        f"turned {turned}"
     )
+    first = min(found, key=lambda margin: margin.relative[image].item(), default=None)
+    if first is None:
+        line = "there are no gates"
+    elif first.relative[image].isfinite():
+        far = "" if count else f", at {first.relative[image]:.2g} times that distance"
+        line += f" (closest: '{first.site}'{far})"
+    chooses = any(not isinstance(node.operator, Affine | Gate) for node in graph.nodes)
+    return f"{line}; selections are not judged" if chooses else line
 
 
 def disagreements(a: Linearization, b: Linearization) -> dict[str, Tensor]:

@@ -23,6 +23,9 @@ class Network(nn.Module):
     `paths` tells where the layer of each node is: a key for `get_submodule`. It is the node's name, but for a name
     that others go on from ("conv" beside "conv.pad"), which gets ".output" behind it, and for a name that begins like
     an attribute of this class, which gets "_" behind its first part.
+
+    Captum's LRP must be told of the layers that are a `Function`, its DeepLift of some units and of those that are a
+    `Gate`: their docstrings have the lines.
     """
 
     def __init__(self, graph: OperatorGraph) -> None:
@@ -102,15 +105,17 @@ class Function(nn.Module):
 class Gate(Function):
     """An elementwise gate that torch.nn has no layer for: a clamp, an interpolant, a choice.
 
-    Captum's DeepLift knows some units of torch.nn, and takes the plain gradient of all others without a word. Its rule
-    for elementwise units is right for these, and it can be told so:
+    Captum's DeepLift knows some units of torch.nn (ReLU and LeakyReLU among them), and takes the plain gradient of all
+    others without a word: of ReLU6, Hardtanh, clamps, interpolants. Its sum is then not f(x) − f(baseline). Its rule
+    for elementwise units is right for these too, and it can be told so:
 
         from captum.attr._core import deep_lift
 
         for kind in (linreg.module.Gate, nn.ReLU6, nn.Hardtanh, nn.PReLU):
             deep_lift.SUPPORTED_NON_LINEAR[kind] = deep_lift.nonlinear
 
-    What chooses among several values (maxout, `where` on other data) stays with its gradient.
+    What chooses among several values (maxout, adaptive max pooling, `where` on other data) is no elementwise unit, and
+    stays with its gradient; max pooling by windows it knows.
     """
 
 

@@ -45,12 +45,18 @@ def cotangent(target: Target, output: Tensor) -> Tensor:
 def _one_hot(index: Tensor, output: Tensor) -> Tensor:
     images, shape = output.shape[0], tuple(output.shape[1:])
     if len(shape) != 1:
+        middle = ", ".join(str(size // 2) for size in shape)
+        advice = f"give floating-point weights of shape {shape}, such as w = torch.zeros{shape}; w[{middle}] = 1"
         raise LinregError(
-            f"a class index needs an output of shape (N, classes), not {tuple(output.shape)}: give floating-point "
-            f"weights of shape {shape}, such as w = torch.zeros{shape}; w[{', '.join('0' * len(shape))}] = 1"
+            f"a class index needs an output of shape (N, classes), not {tuple(output.shape)}: "
+            + (advice if shape else "this is one number for each image, and needs no target")
         )
     if tuple(index.shape) not in ((), (images,)) or index.dtype == torch.bool:
-        raise LinregError(f"target must be one class index, or one for each of {images} images, not {index.tolist()}")
+        came = index.tolist() if index.dim() < 2 and index.numel() <= images else f"{index.dtype} {tuple(index.shape)}"
+        raise LinregError(
+            f"target must be one class index, or one for each of {images} images, not {came}; weights of the outputs "
+            "must be floating point"
+        )
     classes = shape[0]
     if (index < 0).any() or (index >= classes).any():
         raise LinregError(

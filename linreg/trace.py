@@ -28,6 +28,8 @@ from linreg.translate import Program, translate
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
+PIECES = 32  # of each interpolant, unless said otherwise
+
 WRAPPERS: dict[type, str] = {
     torch.jit.ScriptModule: "trace the module that it was made from",
     nn.DataParallel: "trace its own .module",
@@ -41,7 +43,7 @@ def trace(
     fuse: bool = True,
     output: str | int | None = None,
     nonlinear: str | None = None,
-    pieces: int = 32,
+    pieces: int = PIECES,
 ) -> OperatorGraph:
     """Capture `model` as a graph of piecewise-linear operators.
 
@@ -51,13 +53,14 @@ def trace(
     the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another.
 
     Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
-    replaced by an interpolant of so many `pieces`. All else is exact for the network with these, and
-    `graph.approximation` tells their maximal errors and how far they take its output from the model's.
+    replaced by an interpolant of so many `pieces` (an error without `nonlinear`). All else is exact for the network
+    with these, and `graph.approximation` tells their maximal errors and how far they take its output from the model's.
 
     The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of
     the model do not reach the graph. Its forward runs a few times, hooks included, on copies of its input and buffers,
-    and on batches of other sizes. Raises LinregError, naming the node, its module and the source line, where the
-    model is not piecewise linear, and where the graph does not reproduce its output on the example.
+    and on batches of other sizes. Of a custom torch.autograd.Function the forward is captured, as its operators; its
+    own backward is not used. Raises LinregError, naming the node, its module and the source line, where the model is
+    not piecewise linear, and where the graph does not reproduce its output on the example.
     """
     check(model, example)
     check_pieces(nonlinear, pieces)
@@ -89,7 +92,12 @@ def trace(
 
 
 def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | int | None = None) -> Approximation:
-    """How far the graph of a model with smooth units is from the model at x, (N, *input_shape)."""
+    """How far a graph is from the model that it was traced from, at x (N, *input_shape); see `Approximation`.
+
+    The model is run in eval mode, as in `trace`, and left as it was; `output` must be that of `trace`. Raises
+    LinregError where x does not fit the graph, where the model fails on x or has no such output, and where its output
+    has another shape than the graph's.
+    """
     graph.check(x)
     with evaluation(model), torch.no_grad():
         return apart(graph.approximation.interpolants, graph(x), pick(run(model, x), output)[0])
@@ -101,6 +109,8 @@ def check_pieces(nonlinear: str | None, pieces: int) -> None:
         raise LinregError(f'nonlinear must be None, to refuse smooth units, or "pwl", not {nonlinear!r}')
     if not isinstance(pieces, int) or isinstance(pieces, bool) or pieces < 3:
         raise LinregError(f"pieces must be a whole number, at least 3 (two asymptotes and a chord), not {pieces!r}")
+    if nonlinear is None and pieces != PIECES:
+        raise LinregError(f'pieces={pieces} is for smooth units, which are refused unless nonlinear="pwl": give both')
 
 
 def check(model: nn.Module, example: Tensor) -> None:

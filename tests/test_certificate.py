@@ -270,7 +270,9 @@ def test_doubt_begins_at_the_bound() -> None:
         assert margin.nearest.item() == pytest.approx(distance, abs=2**-22)
         certificate = graph.linearize(x).certificate()
         assert certificate.doubtful.item() == doubtful
-        assert f"{doubtful} of 2 gates are in doubt" in certificate.summary()
+        line = certificate.summary().splitlines()[1]
+        assert line.startswith(f"{doubtful or 'none'} of 2 gates is so close to its kink that rounding since the gates")
+        assert ("(closest: '1')" in line) == bool(doubtful) and ("times that distance)" in line) == (not doubtful)
     assert margins(single(-8 + width / 2, FLOAT64), x.double())[0].doubtful.item() == 0
 
 
@@ -284,7 +286,7 @@ def test_networks_without_gates_have_nothing_in_doubt() -> None:
     x = torch.ones(2, 3)
     certificate = linreg.trace(nn.Linear(3, 1), x).linearize(x).certificate()
     assert certificate.margins == () and (certificate.doubtful == 0).all()
-    assert certificate.summary().endswith("0 of 0 gates are in doubt")
+    assert certificate.summary().endswith("\nthere are no gates")
 
 
 def test_one_number_an_image() -> None:
@@ -350,4 +352,11 @@ def test_summary_says_error_and_bound() -> None:
     for value in (certificate.score, certificate.total):
         assert f"{value[1]:.6g}" in first
     assert first.endswith(f"rounding alone cannot make it more than {certificate.bound[1]:.1e}")
-    assert second.startswith("0 of 165 gates are in doubt; the nearest kink, in '")
+    assert second.startswith("none of 165 gates is so close to its kink that rounding since the gates before may have ")
+    assert second.endswith("times that distance)")
+
+
+@pytest.mark.parametrize("name", ["pools", "selections"])
+def test_summary_says_that_selections_are_not_judged(name: str) -> None:
+    lin = traced(name).lin
+    assert lin.certificate(torch.ones_like(lin.output[0])).summary().endswith("; selections are not judged")

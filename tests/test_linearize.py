@@ -327,6 +327,7 @@ def test_targets() -> None:
         (-1, "does not exist"),
         ([0, 1], "one for each of 3 images"),
         ([[0, 1, 2]], "one for each of 3 images"),
+        (torch.eye(3).long(), r"not torch.int64 \(3, 3\); weights of the outputs must be floating point"),
         (torch.tensor([True, False, True]), "class index"),
         (torch.zeros(4), r"must have shape \(3,\) or \(3, 3\), not \(4,\)"),
     ],
@@ -350,6 +351,8 @@ def test_output_without_a_class_dimension() -> None:
     lin = linreg.trace(model, x).linearize(x)
     torch.testing.assert_close(lin.score(), lin.output, **EXACT)
     torch.testing.assert_close(lin.ledger().total, lin.output, **EXACT)
+    with pytest.raises(LinregError, match="one number for each image, and needs no target"):
+        lin.score(0)
 
 
 def test_output_of_maps_takes_weights() -> None:
@@ -361,8 +364,9 @@ def test_output_of_maps_takes_weights() -> None:
     pixel[1, 2, 0] = 1
     torch.testing.assert_close(lin.score(pixel), lin.output[:, 1, 2, 0], **EXACT)
     torch.testing.assert_close(lin.ledger(pixel).total, lin.output[:, 1, 2, 0], **EXACT)
-    with pytest.raises(LinregError, match="give floating-point weights of shape"):
-        lin.weight(1)
+    for target in (1, pixel.long()):
+        with pytest.raises(LinregError, match=r"floating-point weights of shape \(2, 3, 3\), .*; w\[1, 1, 1\] = 1$"):
+            lin.weight(target)
 
 
 # ---- replace, summary, errors ----

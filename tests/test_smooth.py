@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -407,6 +408,30 @@ def test_report_is_empty_without_smooth_units() -> None:
         assert repr(graph.approximation) == "Approximation(0 interpolants)"
 
 
+@pytest.mark.parametrize("images", [1, 4, 9])
+def test_another_model_is_measured_too(images: int) -> None:
+    """And its distance told, though no unit was replaced: at a few images."""
+    first, second, x = nn.Linear(4, 3).double(), nn.Linear(4, 3).double(), numbers(images, 4)
+    graph = linreg.trace(first, x)
+    report = linreg.measure(graph, second, x)
+    torch.testing.assert_close(report.distance, (first(x) - second(x)).detach().abs().amax(1), **EXACT)
+    unit, *lines = report.summary().splitlines()
+    assert unit == "no smooth unit was replaced" and len(lines) == min(images, 5)
+    assert lines[0].startswith(f"image 0: the output is {report.distance[0]:.3g} off at most, ")
+    if images > 4:
+        assert f"{images} images in all, the median {report.relative.median():.1e}" in lines[-2]
+        assert lines[-1].startswith(f"image {report.relative.argmax()}: ")
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (4, 3), (12,)])
+def test_a_model_of_another_output_cannot_be_measured(shape: tuple[int, ...]) -> None:
+    """Though its output may have as many numbers."""
+    x = numbers(3, 4)
+    graph = linreg.trace(nn.Linear(4, 4).double(), x)
+    with pytest.raises(LinregError, match=rf"output has shape \(3, 4\), and the model's {re.escape(str(shape))}: "):
+        linreg.measure(graph, Lambda(lambda x: x.reshape(shape)), x)
+
+
 def test_a_choice_that_takes_up_an_interpolant() -> None:
     model, x = Lambda(lambda x: torch.where(x > 0, x, 2 * x.tanh())), numbers(2, 5)
     graph = pwl(model, x, pieces=20)
@@ -577,6 +602,11 @@ def test_networks_of_torchvision_that_stay_refused(name: str, message: str) -> N
 def test_pieces_must_be_a_number_of_at_least_three(pieces: Any) -> None:
     with pytest.raises(LinregError, match=r"pieces must be a whole number, at least 3 .*not "):
         pwl(nn.Tanh(), numbers(2, 4), pieces=pieces)
+
+
+def test_pieces_are_of_smooth_units_only() -> None:
+    with pytest.raises(LinregError, match=r'pieces=64 is for smooth units, .* nonlinear="pwl": give both'):
+        linreg.trace(nn.ReLU(), numbers(2, 4), pieces=64)
 
 
 def test_nonlinear_must_be_known() -> None:
