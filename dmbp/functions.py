@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dmbp.kernels import accumulate, compiled, enter, in_pieces
+from dmbp.layout import laid_out, layout, pays, rows
 from dmbp.precision import Lowered, lowered
 from linreg import Linearization, Node
 from linreg.operators import Affine, Convolution, Diagonal, Linear, LinearFunction, Reshape, Scale, Selection
@@ -31,8 +32,8 @@ Kernel = Callable[..., Any]
 class Site:
     """What a masked node does to both passes. `slope` and `offset` of its gate are (N, M), M units an image, or None.
 
-    `takes` tells whether it may overwrite the value that comes in, `gives` the gradient that arrives: nobody else
-    reads them.
+    The slopes of a switch take a byte each. `takes` tells whether it may overwrite the value that comes in, `gives` the
+    gradient that arrives: nobody else reads them. `layout` is the order of its units in memory.
     """
 
     slope: Tensor | None
@@ -40,6 +41,15 @@ class Site:
     switch: bool
     takes: bool
     gives: bool
+    layout: torch.memory_format
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The memory of a value (N, …) as (N, M): its own where it lies in this site's layout, else a copy."""
+        return rows(value, self.layout)
+
+    def place(self, like: Tensor) -> Tensor:
+        """Room for a value in this site's layout."""
+        return torch.empty_like(like, memory_format=self.layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +57,8 @@ class MaskedNetwork:
     """The part of a linear region that masks can change: the sites and all nodes after them.
 
     `affines` are its operators, `border` the values that enter it, the same for every mask, for both passes; `seed` is
-    w, so that P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled.
+    w, so that P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled; values of images lie in
+    memory as in `layout`.
     """
 
     lin: Linearization
@@ -61,9 +72,18 @@ class MaskedNetwork:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, lin: Linearization, sites: Sequence[str], seed: Tensor, whole: bool = False, low: bool = False
+        cls,
+        lin: Linearization,
+        sites: Sequence[str],
+        seed: Tensor,
+        whole: bool = False,
+        low: bool = False,
+        last: bool | None = None,
     ) -> MaskedNetwork:
-        """The network behind `sites`; with `low`, its layers multiply numbers of bfloat16."""
+        """The network behind `sites`; with `low`, its layers multiply numbers of bfloat16.
+
+        `last` lays images out channels last; None does so where it pays.
+        """
         after = set(sites)
         for node in lin.graph.nodes:
             if after.intersection(node.inputs):
@@ -81,10 +101,15 @@ class MaskedNetwork:
         before = [node for node in lin.graph.nodes if node.name not in after]
         if before:
             lin.graph.evaluate({"input": lin.input}, step, before)
-        twice = {name: torch.cat([value, value]) for name, value in border.items()}
         affines = {node.name: lin.frozen[node.name] for node in nodes}
+        last = pays(affines, lin.input) if last is None else last
+        places = {name: _site(lin, name, sites, after, last) for name in sites}
+        if last:
+            affines = {name: affine if name in places else laid_out(affine) for name, affine in affines.items()}
+        twice = {name: torch.cat([value, value]) for name, value in border.items()}
+        twice = {name: value.contiguous(memory_format=layout(value.dim(), last)) for name, value in twice.items()}
         affines = {name: lowered(affine) for name, affine in affines.items()} if low else affines
-        return cls(lin, affines, {name: _site(lin, name, sites, after) for name in sites}, nodes, twice, seed, whole)
+        return cls(lin, affines, places, nodes, twice, seed, whole)
 
     def forward(self, logits: Mapping[str, Tensor]) -> tuple[Pair, dict[str, Tensor]]:
         """(P(σ), P(1 − σ)), each (N,), and the values behind the masks, (2N, M)."""
@@ -96,10 +121,9 @@ class MaskedNetwork:
                 return self._both(node, affine, inputs)
             site = self.sites[node.name]
             z = inputs[0] if site.slope is not None else self._both(node, affine, inputs)
-            z = z.contiguous() if site.takes else z.clone(memory_format=torch.contiguous_format)
-            kept[node.name] = flat = z.view(2 * images, -1)
-            theta = logits[node.name].reshape(images, -1).contiguous()
-            tensors = (flat[:images], flat[images:], theta, site.slope, site.offset)
+            z = (z.contiguous if site.takes else z.clone)(memory_format=site.layout)
+            kept[node.name] = flat = site.rows(z)
+            tensors = (flat[:images], flat[images:], site.rows(logits[node.name]), site.slope, site.offset)
             if self.whole:
                 compiled(enter)(*tensors, site.switch)
             else:
@@ -120,8 +144,10 @@ class MaskedNetwork:
             affine = self.affines[node.name]
             if node.name in self.sites:
                 site = self.sites[node.name]
-                grad = grad.contiguous() if site.gives else grad.clone(memory_format=torch.contiguous_format)
-                visit(node.name, grad.view(len(grad), -1))
+                grad = (
+                    grad.contiguous(memory_format=site.layout) if site.gives else grad.clone(memory_format=site.layout)
+                )
+                visit(node.name, site.rows(grad))
                 if site.slope is not None:
                     return (grad,)
             return affine.adjoint(grad)
@@ -134,9 +160,10 @@ class MaskedNetwork:
     ) -> None:
         """Run a kernel of the way back at a site: each image in the pass of its `side` (N,), 1 for σ and 0 for 1 − σ.
 
-        `grad` and each of `state` are (N, M), `value` (2N, M) is that behind the mask in both passes.
+        `grad` (N, M) and `value` (2N, M), that behind the mask in both passes, are rows; `state` are values (N, …).
         """
         images, slope, switch = len(grad), self.sites[site].slope, self.sites[site].switch
+        state = [self.sites[site].rows(t) for t in state]
         if self.whole:
             side = side.view(-1, 1)
             value = torch.where(side > 0, value[:images], value[images:])
@@ -162,17 +189,19 @@ class MaskedNetwork:
 FRESH = (Convolution, Linear, Scale, Selection, Diagonal)
 
 
-def _site(lin: Linearization, name: str, sites: Sequence[str], after: set[str]) -> Site:
-    node, affine, images = lin.graph[name], lin.frozen[name], len(lin.input)
+def _site(lin: Linearization, name: str, sites: Sequence[str], after: set[str], last: bool) -> Site:
+    node, affine = lin.graph[name], lin.frozen[name]
+    order = layout(1 + len(node.shape), last)
     readers = [reader for reader in lin.graph.nodes for source in reader.inputs if source == name]
     gives = len(readers) != 1 or isinstance(lin.frozen[readers[0].name], FRESH)
     if not isinstance(affine, Diagonal):
-        return Site(None, None, False, isinstance(affine, FRESH) or len(node.inputs) > 1, gives)
+        return Site(None, None, False, isinstance(affine, FRESH) or len(node.inputs) > 1, gives, order)
     (source,) = node.inputs
     alone = source in after and source not in sites and len(lin.graph.consumers(source)) == 1
     takes = alone and (isinstance(lin.frozen[source], FRESH) or len(lin.graph[source].inputs) > 1)
-    slope, offset = (v if v is None else v.reshape(images, -1).contiguous() for v in (affine.slope, affine.offset))
-    return Site(slope, offset, affine.switch, takes, gives)
+    slope = affine.slope.to(torch.int8) if affine.switch else affine.slope
+    offset = None if affine.offset is None else rows(affine.offset, order)
+    return Site(rows(slope, order), offset, affine.switch, takes, gives, order)
 
 
 def _same_for_all(affine: Affine, dims: int) -> bool:
@@ -209,18 +238,17 @@ class MaskedScores(torch.autograd.Function):
         network: MaskedNetwork = ctx.network
         logits, kept = ctx.saved_tensors[: len(network.sites)], ctx.saved_tensors[len(network.sites) :]
         values = dict(zip(network.sites, zip(logits, kept, strict=True), strict=True))
-        grads = {site: theta.new_zeros(theta.shape) for site, (theta, _) in values.items()}
+        grads = {site: network.sites[site].place(theta).zero_() for site, (theta, _) in values.items()}
         zero = network.seed.new_zeros(len(network.seed))
         plus, minus = (zero if c is None else c for c in cotangents[:2])
         for side, cotangent in passes(plus, minus):
 
             def visit(site: str, grad: Tensor, side: Tensor = side) -> None:
                 theta, value = values[site]
-                state = (theta.reshape(len(grad), -1), grads[site].view(len(grad), -1))
-                network.at(site, accumulate, side, grad, value, state)
+                network.at(site, accumulate, side, grad, value, (theta, grads[site]))
 
             network.backward(cotangent, visit)
-        return None, *(grads[site].neg_() for site in network.sites)
+        return None, *(grads[site] for site in network.sites)
 
 
 def passes(plus: Tensor, minus: Tensor, both: bool | None = None) -> list[Pair]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 PIECE = 2**15  # numbers for each thread: some ten arrays of them fit a second-level cache
 ALPHA, EPSILON = 0.99, 1e-8  # of RMSprop, PyTorch's defaults
+LATE = torch.tensor(1e9)  # a step of Adam
 
 
 def enter(
@@ -29,6 +30,7 @@ def enter(
 ) -> None:
     """z⁺ ← σ (s z⁺ + t), z⁻ ← (1 − σ) (s z⁻ + t): both passes go through gate and mask (Eqs. 3, 8)."""
     sigma = theta.sigmoid()
+    slope = None if slope is None else slope.to(theta.dtype)
     for z in (plus, minus):
         _gate(z, slope, switch)
         if offset is not None:
@@ -38,20 +40,28 @@ def enter(
 
 
 def leave(grad: Tensor, value: Tensor, theta: Tensor, slope: Tensor | None, side: Any, switch: bool) -> Tensor:
-    """−∂/∂θ = g h (σ − side); and g ← mask s g, which goes on to what the gate reads."""
-    beyond = theta.sigmoid().sub_(side)
-    descent = torch.mul(grad, value).mul_(beyond)
-    grad.addcmul_(grad, beyond.abs_(), value=-1)
-    _gate(grad, slope, switch)
-    return descent
+    """∂/∂θ = g h (side − σ); and g ← mask s g, which goes on to what the gate reads."""
+    away = torch.sub(side, theta.sigmoid())  # ± (1 − mask)
+    gradient = torch.mul(grad, value).mul_(away)
+    if isinstance(side, Tensor):
+        grad.addcmul_(grad, away.abs_(), value=-1)
+    else:
+        grad.addcmul_(grad, away, value=1 - 2 * side)
+    _gate(grad, None if slope is None else slope.to(grad.dtype), switch)
+    return gradient
 
 
-def descend(theta: Tensor, square: Tensor, descent: Tensor, lr: float) -> None:
-    """RMSprop: q ← α q + (1 − α) g², θ ← θ − lr g / (√q + ε), where `descent` is −g."""
-    square.mul_(ALPHA).addcmul_(descent, descent, value=1 - ALPHA)
-    # √0 is many times as slow as √tiny on a CPU, and closed gates have q = 0.
-    width = torch.add(square, torch.finfo(square.dtype).tiny).sqrt_().add_(EPSILON)
-    theta.addcdiv_(descent, width, value=lr)
+def descend(theta: Tensor, square: Tensor, gradient: Tensor, lr: float) -> None:
+    """RMSprop: q ← α q + (1 − α) g², θ ← θ − lr g / (√q + ε). It may overwrite g."""
+    if theta.device.type == "cpu" and not torch.compiler.is_compiling():
+        # One loop: Adam without a first moment, so late that its bias corrections are 1.
+        torch._fused_adam_(
+            [theta], [gradient], [gradient], [square], [], [LATE], lr=lr, beta1=0.0, beta2=ALPHA, weight_decay=0.0,
+            eps=EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return
+    square.mul_(ALPHA).addcmul_(gradient, gradient, value=1 - ALPHA)
+    theta.addcdiv_(gradient, square.sqrt().add_(EPSILON), value=-lr)
 
 
 def learn(
@@ -64,7 +74,7 @@ def learn(
 def accumulate(
     grad: Tensor, value: Tensor, theta: Tensor, total: Tensor, slope: Tensor | None, side: Any, switch: bool
 ) -> None:
-    """`leave`, with −∂/∂θ added to `total`: for two sweeps, one in each pass."""
+    """`leave`, with ∂/∂θ added to `total`: for two sweeps, one in each pass."""
     total.add_(leave(grad, value, theta, slope, side, switch))
 
 

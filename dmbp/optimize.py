@@ -113,6 +113,7 @@ def learn_masks(
     aside = masked(lin, {n: y.new_zeros(()) for n in names}).score(target) if unmasked == "nuisance" else 0
     whole = lin.graph.device.type == "cuda" if compiled is None else compiled
     descent = Descent(MaskedNetwork.of(lin, names, seed, whole, precision == "bf16"), logits, y, aside, loss, lr)
+    logits = descent.logits
     steps: list[Scores] = []
     updates = torch.zeros(len(y), dtype=torch.long)
     interrupted = False
@@ -136,20 +137,24 @@ def learn_masks(
         interrupted = True
     finally:
         bar.close()
-    masks = {name: theta.sigmoid_() for name, theta in logits.items()}
-    initial = {name: theta.to(y.dtype).sigmoid() for name, theta in first.items()}
+    masks = {name: theta.sigmoid_().contiguous() for name, theta in logits.items()}
+    initial = {name: theta.to(y.dtype).sigmoid_() for name, theta in first.items()}
     return Learned(masks, initial, _history(steps, y), len(steps), updates, interrupted, time.perf_counter() - began)
 
 
 class Descent:
-    """RMSprop on the logits of a masked network, in place: `active` (N,) is 0 for images whose masks rest."""
+    """RMSprop on the logits of a masked network, in place: `active` (N,) is 0 for images whose masks rest.
+
+    `logits` are those given, in the network's layout.
+    """
 
     def __init__(
         self, network: MaskedNetwork, logits: Mapping[str, Tensor], y: Tensor, aside: Tensor | int, loss: str, lr: float
     ) -> None:
-        self.network, self.logits, self.lr = network, logits, lr
+        self.network, self.lr = network, lr
         self.y, self.aside, self.loss = y, aside, loss
-        self.squares = {site: torch.zeros_like(theta) for site, theta in logits.items()}
+        self.logits = {s: theta.contiguous(memory_format=network.sites[s].layout) for s, theta in logits.items()}
+        self.squares = {site: torch.zeros_like(theta) for site, theta in self.logits.items()}
         self.active = torch.ones_like(y)
 
     def forward(self) -> tuple[Scores, dict[str, Tensor]]:
@@ -187,18 +192,13 @@ class Descent:
         self.network.backward(weights, lambda site, grad: visit(site, grad, side))
 
     def _learn(self, site: str, grad: Tensor, side: Tensor, value: Tensor) -> None:
-        state = (_rows(self.logits[site]), _rows(self.squares[site]))
-        self.network.at(site, learn, side, grad, value, state, self.lr)
+        self.network.at(site, learn, side, grad, value, (self.logits[site], self.squares[site]), self.lr)
 
     def _accumulate(self, site: str, grad: Tensor, side: Tensor, value: Tensor, totals: Mapping[str, Tensor]) -> None:
-        self.network.at(site, accumulate, side, grad, value, (_rows(self.logits[site]), _rows(totals[site])))
+        self.network.at(site, accumulate, side, grad, value, (self.logits[site], totals[site]))
 
 
 WINDOW = 10  # iterations over which `tolerance` takes means: the loss oscillates
-
-
-def _rows(values: Tensor) -> Tensor:
-    return values.view(len(values), -1)
 
 
 @torch.enable_grad()

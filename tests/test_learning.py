@@ -19,6 +19,7 @@ import dmbp
 import linreg
 from dmbp import DmbpError, kernels
 from dmbp.functions import MaskedNetwork
+from dmbp.layout import pays
 from dmbp.masks import initial_logits
 from dmbp.optimize import LOSSES, WINDOW, Descent
 from linreg.operators import Convolution, Linear
@@ -79,7 +80,7 @@ def test_kernels_are_their_formulas(gate: str, side: float) -> None:
     total = torch.zeros_like(theta)
     again = grad.clone()
     kernels.in_pieces(kernels.accumulate, (again, z, theta, total, slope), side, switch)
-    torch.testing.assert_close(-total, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(again, back, rtol=1e-12, atol=1e-12)
     kernels.in_pieces(kernels.learn, (grad, z, theta, square, slope), side, switch, 0.03)
     torch.testing.assert_close(theta, leaf.detach(), rtol=1e-12, atol=1e-12)
@@ -103,6 +104,27 @@ def test_whole_tensors_give_what_pieces_give(name: str, loss: str, monkeypatch: 
     pieces, whole = learn(name, iterations=6, loss=loss), learn(name, iterations=6, loss=loss, compiled=True)
     for site, mask in pieces.masks.items():
         torch.testing.assert_close(whole.masks[site], mask, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_are_the_same_numbers_in_another_order(
+    name: str, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, where it is not done: values, gradients, optimiser and masks."""
+    first = learn(name, iterations=6, loss=loss)
+    monkeypatch.setattr("dmbp.functions.pays", lambda affines, like: True)
+    last = learn(name, iterations=6, loss=loss)
+    for site, mask in first.masks.items():
+        assert last.masks[site].is_contiguous()
+        torch.testing.assert_close(last.masks[site], mask, rtol=1e-12, atol=1e-12)
+
+
+def test_channels_come_last_where_convolutions_are_oneDNNs() -> None:
+    for name, convolves in {"mobile": True, "chain": False}.items():
+        lin = region(name)
+        assert pays(lin.frozen, lin.input.float()) == (convolves and torch.backends.mkldnn.is_available())
+        assert not pays(lin.frozen, lin.input) and not pays(lin.frozen, lin.input.float().to("meta"))
 
 
 class NoWaiting(TorchDispatchMode):

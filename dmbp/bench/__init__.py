@@ -1,8 +1,9 @@
 """What DMBP costs on this machine: an iteration beside its floor and the literal algorithm, and other rivals.
 
 The floor of an iteration is what its arithmetic costs in plain PyTorch: two forwards, one of them recorded, and one
-backward to the input, of the network with its batch norms folded. Rivals take turns in rounds, so that a machine that
-slows down slows them all; each figure is the median over the rounds, after a first one that is not counted.
+backward to the input, of the network with its batch norms folded, in the memory format that DMBP takes. Rivals take
+turns in rounds, so that a machine that slows down slows them all; each figure is the median over the rounds, after a
+first one that is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dmbp.explain import explain
 from linreg import trace
 
 RUN, STEPS = 200, 50  # iterations of a whole explanation (the paper's), steps of Integrated Gradients
-FLOOR, GIVEN, OURS, LITERAL = "floor", "floor, batch norms unfolded", "dmbp", "literal Algorithm 1"
+FLOOR, FIRST, GIVEN = "floor", "floor, channels first", "floor, batch norms unfolded"
+OURS, COMPILED, LITERAL = "dmbp", "dmbp, compiled", "literal Algorithm 1"
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,24 @@ class Settings:
 
 
 def iteration(report: Report, problem: Problem, settings: Settings) -> None:
-    """One iteration beside its floor; with the part "literal" beside Algorithm 1 too; with "memory" the peaks."""
+    """One iteration beside its floor, compiled and beside Algorithm 1 with these parts, and the peaks with "memory"."""
     images = len(problem.x)
     single: dict[str, Callable[[], object]] = {
-        FLOOR: lambda: problem.floor(problem.folded),
+        FLOOR: problem.laid_out.floor,
+        **({FIRST: problem.floor} if problem.order else {}),
         GIVEN: lambda: problem.floor(problem.given),
     }
     rivals = {name: problem.clock(run, settings.iterations) for name, run in single.items()}
     rivals[OURS] = lambda: problem.iteration(settings.iterations)
+    if "compiled" in settings.parts:
+        rivals[COMPILED] = lambda: problem.iteration(settings.iterations, compiled=True)
     literal = Literal(problem.lin, problem.target) if "literal" in settings.parts else None
     if literal:
         rivals[LITERAL] = problem.clock(literal.step)
     times = in_turn(rivals, settings.rounds, f"one iteration, batch {images}")
     work = {name: flops(run) for name, run in single.items()}
     work[OURS] = flops(lambda: problem.learn(2, compiled=False)) - flops(lambda: problem.learn(1, compiled=False))
+    work[COMPILED] = work[OURS]
     if literal:
         report.masks.append(_compared(problem, literal, settings.rounds + 1))
         work[LITERAL] = flops(literal.step)
@@ -168,6 +174,7 @@ Part = Callable[[Report, Subject, Settings], None]
 ITERATION = _each_batch(iteration)
 PARTS: dict[str, Part] = {
     "iteration": ITERATION,
+    "compiled": ITERATION,
     "literal": ITERATION,
     "memory": ITERATION,
     "linearize": _each_batch(region),

@@ -47,12 +47,12 @@ def grow(report: Report, subject: Subject, iterations: int, rounds: int) -> None
 
 
 def _run(problem: Problem, iterations: int) -> Clocks:
-    floor = problem.clock(lambda: problem.floor(problem.folded), iterations)
+    floor = problem.clock(problem.laid_out.floor, iterations)
     return problem.clock(lambda: problem.learn(iterations)), lambda: iterations * floor()
 
 
 def _iteration(problem: Problem, iterations: int) -> Clocks:
-    return lambda: problem.iteration(iterations), problem.clock(lambda: problem.floor(problem.folded), iterations)
+    return lambda: problem.iteration(iterations), problem.clock(problem.laid_out.floor, iterations)
 
 
 def _row(name: str, clocks: Mapping[int, Clocks], rounds: int) -> Row:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ from tqdm.auto import tqdm
 
 from dmbp.datasets import sample_pairs
 from dmbp.errors import DmbpError
+from dmbp.layout import pays
 from dmbp.models import Model, check_spec, load_model, untrained
 from dmbp.optimize import Learned, learn_masks
 from linreg import Linearization, OperatorGraph, trace
@@ -46,23 +49,38 @@ class Subject:
             graph = trace(self.network, x)
         lin = graph.linearize(x)
         given = lambda x: pytree.tree_leaves(self.network(x))[0]  # noqa: E731
-        return Problem(given, graph.to_module().requires_grad_(False), lin, lin.output.argmax(1))
+        order = torch.channels_last if pays(lin.frozen, x) else None
+        return Problem(given, graph.to_module().requires_grad_(False), lin, lin.output.argmax(1), order)
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A batch, the network as it was given and with its batch norms folded, its linear region, the top classes."""
+    """A batch, the network as it was given and with its batch norms folded, its linear region, the top classes.
+
+    `order` is the memory format in which DMBP's iterations lay out pictures, None where that is the batch's own.
+    """
 
     given: Network
-    folded: Network
+    folded: nn.Module
     lin: Linearization
     target: Tensor
+    order: torch.memory_format | None = None
 
     @property
     def x(self) -> Tensor:
         return self.lin.input
 
-    def floor(self, network: Network) -> None:
+    @cached_property
+    def laid_out(self) -> Problem:
+        """The same with folded network and batch in `order`."""
+        if self.order is None:
+            return self
+        lin = replace(self.lin, input=self.x.contiguous(memory_format=self.order))
+        return replace(self, folded=deepcopy(self.folded).to(memory_format=self.order), lin=lin, order=None)  # type: ignore[call-overload]
+
+    def floor(self, network: Network | None = None) -> None:
+        """Two forwards, one of them recorded, and one backward to the input, of the folded network by default."""
+        network = network or self.folded
         with torch.no_grad():
             network(self.x)
         x = self.x.clone().requires_grad_()
@@ -89,7 +107,7 @@ class Problem:
             raise KeyboardInterrupt
         return learned
 
-    def iteration(self, iterations: int) -> float:
+    def iteration(self, iterations: int, **options: Any) -> float:
         """Seconds of one iteration in the midst of the learning, the mean of so many."""
         ticks: list[float] = []
 
@@ -97,7 +115,7 @@ class Problem:
             if iteration in (1, iterations + 1):
                 ticks.append(now(self.x.device))
 
-        self.learn(iterations + 2, callback=tick)
+        self.learn(iterations + 2, callback=tick, **options)
         return (ticks[1] - ticks[0]) / iterations
 
 

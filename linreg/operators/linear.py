@@ -98,7 +98,10 @@ class Convolution(Affine):
         return self._convolve(inputs[0], None)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
-        x = grad.new_empty(grad.shape[0], *self.shape)  # only its size enters; it is never read
+        last = grad.dim() == 4 and not grad.is_contiguous() and grad.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
+        # Only its size and layout enter; it is never read.
+        x = torch.empty((grad.shape[0], *self.shape), dtype=grad.dtype, device=grad.device, memory_format=order)
         result, _, _ = torch.ops.aten.convolution_backward(
             grad, x, self.weight, None, self.stride, self.padding, self.dilation,
             self.transposed, self.output_padding, self.groups, [True, False, False],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -94,6 +95,18 @@ class Concat(Move):
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return grad.split([shape[self.dim - 1] for shape in self.shapes], self.dim)
+
+
+@dataclass(frozen=True, eq=False)
+class Border(Move):
+    """z = x with zeros around it; its adjoint only cuts. `sides`: before and after, the last dimension's first."""
+
+    sides: tuple[int, ...] = field(kw_only=True)
+
+    def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
+        for dim, before in enumerate(self.sides[::2], start=1):
+            grad = grad.narrow(-dim, before, self.shapes[0][-dim])
+        return (grad,)
 
 
 def _within(source: np.ndarray, size: int) -> np.ndarray:
@@ -206,5 +219,8 @@ def _reorder(call: Call) -> Built:
 @rule("pad", "constant_pad_nd")
 def _pad(call: Call) -> Built:
     """Zeros, reflections or copies at the border; a constant other than 0 is a line of the ledger."""
-    terms = ("value",) if call["value"] and call["mode"] in (None, "constant") else ()
-    return copied(call, "pad", *terms)
+    if call["mode"] not in (None, "constant"):
+        return copied(call, "pad")
+    terms = ("value",) if call["value"] else ()
+    form = partial(Border, sides=tuple(call["pad"])) if min(call["pad"]) >= 0 else Move
+    return copied(call, "pad", *terms, form=form)

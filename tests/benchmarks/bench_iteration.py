@@ -20,7 +20,7 @@ from dmbp.bench import PARTS, Settings, bench
 from dmbp.bench.growth import draw_growth
 from dmbp.bench.subject import read_subject
 
-ITERATION = ("iteration", "literal", "memory", "linearize")
+ITERATION = ("iteration", "compiled", "literal", "memory", "linearize")
 CASES = {
     "digit-pairs": tuple(PARTS),
     "efficientnet-lite0": (*ITERATION, "captum"),
