@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -102,7 +103,8 @@ class MaskedNetwork:
         if before:
             lin.graph.evaluate({"input": lin.input}, step, before)
         affines = {node.name: lin.frozen[node.name] for node in nodes}
-        last = pays(affines, lin.input) if last is None else last
+        units = len(lin.input) * sum(prod(lin.graph.shape(name)) for name in sites)
+        last = pays(affines, lin.input, units) if last is None else last
         places = {name: _site(lin, name, sites, after, last) for name in sites}
         if last:
             affines = {name: affine if name in places else laid_out(affine) for name, affine in affines.items()}

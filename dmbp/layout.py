@@ -37,7 +37,13 @@ def laid_out(affine: Affine) -> Affine:
     return affine
 
 
-def pays(affines: Mapping[str, Affine], like: Tensor) -> bool:
-    """Whether channels should come last: oneDNN's convolutions on a CPU, which need not reorder their values then."""
+def pays(affines: Mapping[str, Affine], like: Tensor, units: int) -> bool:
+    """Whether channels should come last: oneDNN's convolutions on a CPU, which need not reorder their values then.
+
+    Not where copies of weights would weigh more than half as much as one value for each of the `units` at the sites of
+    all images; the gain is small there. (Depthwise and 1×1 weights lie in both orders at once.)
+    """
     on_cpu = like.device.type == "cpu" and like.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    return on_cpu and any(isinstance(affine, Convolution) and affine.weight.dim() == 4 for affine in affines.values())
+    weights = [a.weight for a in affines.values() if isinstance(a, Convolution) and a.weight.dim() == 4]
+    copied = sum(w.numel() for w in weights if not w.is_contiguous(memory_format=torch.channels_last))
+    return on_cpu and bool(weights) and 2 * copied <= units

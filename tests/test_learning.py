@@ -113,7 +113,7 @@ def test_channels_last_are_the_same_numbers_in_another_order(
 ) -> None:
     """In float64, where it is not done: values, gradients, optimiser and masks."""
     first = learn(name, iterations=6, loss=loss)
-    monkeypatch.setattr("dmbp.functions.pays", lambda affines, like: True)
+    monkeypatch.setattr("dmbp.functions.pays", lambda *arguments: True)
     last = learn(name, iterations=6, loss=loss)
     for site, mask in first.masks.items():
         assert last.masks[site].is_contiguous()
@@ -123,8 +123,13 @@ def test_channels_last_are_the_same_numbers_in_another_order(
 def test_channels_come_last_where_convolutions_are_oneDNNs() -> None:
     for name, convolves in {"mobile": True, "chain": False}.items():
         lin = region(name)
-        assert pays(lin.frozen, lin.input.float()) == (convolves and torch.backends.mkldnn.is_available())
-        assert not pays(lin.frozen, lin.input) and not pays(lin.frozen, lin.input.float().to("meta"))
+        x, copied = lin.input.float(), 0
+        for affine in lin.frozen.values():
+            if isinstance(affine, Convolution) and affine.weight.shape[1] != 1 and affine.weight.shape[2:] != (1, 1):
+                copied += affine.weight.numel()
+        assert pays(lin.frozen, x, 2 * copied) == (convolves and torch.backends.mkldnn.is_available())
+        assert not pays(lin.frozen, x, 2 * copied - 1) or not copied
+        assert not pays(lin.frozen, lin.input, 10**9) and not pays(lin.frozen, x.to("meta"), 10**9)
 
 
 class NoWaiting(TorchDispatchMode):

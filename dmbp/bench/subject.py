@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 from dmbp.datasets import sample_pairs
 from dmbp.errors import DmbpError
 from dmbp.layout import pays
+from dmbp.masks import find_sites
 from dmbp.models import Model, check_spec, load_model, untrained
 from dmbp.optimize import Learned, learn_masks
 from linreg import Linearization, OperatorGraph, trace
@@ -49,7 +51,8 @@ class Subject:
             graph = trace(self.network, x)
         lin = graph.linearize(x)
         given = lambda x: pytree.tree_leaves(self.network(x))[0]  # noqa: E731
-        order = torch.channels_last if pays(lin.frozen, x) else None
+        units = images * sum(prod(graph.shape(site)) for site in find_sites(graph))
+        order = torch.channels_last if pays(lin.frozen, x, units) else None
         return Problem(given, graph.to_module().requires_grad_(False), lin, lin.output.argmax(1), order)
 
 
