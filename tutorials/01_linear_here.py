@@ -7,6 +7,8 @@
 # [Ruiz, Agudo and Moreno-Noguer (2021)](https://doi.org/10.1109/ICCV48922.2021.00094).
 
 # %%
+from functools import partial
+
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -16,7 +18,8 @@ from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
 from dmbp.plot import DIVERGING
 
-torch.manual_seed(0)
+torch.manual_seed(161)  # a network of which all pieces can be seen
+close = partial(torch.allclose, rtol=1e-12, atol=1e-14)
 
 # %% [markdown]
 # ## Eqs. (1), (2): the network
@@ -37,11 +40,11 @@ x = torch.tensor([[0.8, 0.5]], dtype=torch.float64)
 h1 = (W1 @ x[0]).clamp(min=0)
 h2 = (W2 @ h1).clamp(min=0)
 y = w[0] @ h2
-assert torch.allclose(network(x)[0, 0], y, rtol=1e-12)
+assert close(network(x)[0, 0], y)
 
 # %% [markdown]
-# Over the plane of its inputs the function is a tent of flat pieces. Colours tell which gates are open: where the colour
-# is one, the network is one linear function.
+# Over the plane of its inputs the function is a tent of flat pieces. Colours tell which gates are open: within one
+# colour the network is one linear function, and its lines of equal score are straight.
 
 # %%
 side = torch.linspace(-1, 1, 401, dtype=torch.float64)
@@ -57,26 +60,26 @@ lines = ax.contour(side.numpy(), side.numpy(), heights.numpy(), 12, colors="blac
 ax.clabel(lines, fontsize=8)
 ax.plot(*x[0].tolist(), "o", color="white", mec="black", ms=9)
 ax.annotate("x", x[0].tolist(), (8, -4), textcoords="offset points", fontsize=13)
-ax.set(title=f"{pattern.max().item() + 1} linear regions; lines of equal score", xlabel="$x_1$", ylabel="$x_2$");
+ax.set(title=f"{pattern.max().item() + 1} linear regions; lines of equal score", xlabel="$x_1$", ylabel="$x_2$")
 
 # %% [markdown]
 # ## Eq. (3): a gate is a diagonal matrix
 #
 # $$h_l = \hat W_l h_{l-1}, \qquad \hat W_l = \mathrm{diag}(\mathcal H(W_l h_{l-1}))\, W_l$$
 #
-# $\mathcal H$ is the Heaviside step, with $\mathcal H(0) = 0$: at the kink the closed side wins. A closed unit takes its
-# row out of $W_l$. `linreg.trace` makes a graph of the network, `linearize` freezes its gates at x, and `matrix` gives
-# $\hat W$ of any stretch of it; nodes are called like the modules, `"1"` and `"3"` being the ReLUs.
+# $\mathcal H$ is the Heaviside step, with $\mathcal H(0) = 0$: at the kink the closed side wins. A closed unit takes
+# its row out of $W_l$. `linreg.trace` makes a graph of the network, `linearize` freezes its gates at x, and `matrix`
+# gives $\hat W$ of any stretch of it; nodes are called like the modules, `"1"` and `"3"` being the ReLUs.
 
 # %%
 gates1, gates2 = (W1 @ x[0] > 0).double(), (W2 @ h1 > 0).double()
 What1, What2 = torch.diag(gates1) @ W1, torch.diag(gates2) @ W2
-assert torch.allclose(What2 @ What1 @ x[0], h2, rtol=1e-12)
+assert close(What2 @ What1 @ x[0], h2)
 
 graph = linreg.trace(network, x)
 lin = graph.linearize(x)
-assert torch.allclose(lin.matrix("1"), What1, rtol=1e-12)
-assert torch.allclose(lin.matrix("3", start="1"), What2, rtol=1e-12)
+assert close(lin.matrix("1"), What1)
+assert close(lin.matrix("3", start="1"), What2)
 print(lin.summary())
 
 # %%
@@ -86,7 +89,7 @@ for ax, matrix, name in zip(axes, (W2, torch.diag(gates2), What2), names, strict
     drawn = ax.imshow(matrix.numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
     ax.set(title=name, xlabel="unit of $h_1$", xticks=range(8), yticks=range(8))
 axes[0].set_ylabel("unit of $h_2$")
-figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85);
+figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
 
 # %% [markdown]
 # ## Eq. (4): the network is a product of matrices
@@ -101,10 +104,10 @@ H = What2 @ What1
 c = w[0] @ H
 leaf = x.clone().requires_grad_()
 (gradient,) = torch.autograd.grad(network(leaf).sum(), leaf)
-assert torch.allclose(lin.matrix("3"), H, rtol=1e-12)
-assert torch.allclose(lin.weight(0)[0], c, rtol=1e-12)
-assert torch.allclose(gradient[0], c, rtol=1e-12)
-assert torch.allclose(c @ x[0], y, rtol=1e-12)
+assert close(lin.matrix("3"), H)
+assert close(lin.weight(0)[0], c)
+assert close(gradient[0], c)
+assert close(c @ x[0], y)
 
 # %% [markdown]
 # How far does this function reach? To the edges of the region of x, and not a step further: there it differs from the
@@ -122,19 +125,19 @@ ax.contour(side.numpy(), side.numpy(), same.double().numpy(), [0.5], colors="bla
 ax.plot(*x[0].tolist(), "o", color="white", mec="black", ms=9)
 ax.annotate("x", x[0].tolist(), (8, -4), textcoords="offset points", fontsize=13)
 ax.set(title="network minus the linear function at x\n(outlined: the region of x)", xlabel="$x_1$", ylabel="$x_2$")
-figure.colorbar(drawn, label="difference, in units of y");
+figure.colorbar(drawn, label="difference, in units of y")
 
 # %% [markdown]
 # ## Eq. (5): an attribution map
 #
 # $$a(x) = [w^\top H_L] \odot x = \nabla_x F(x) \odot x$$
 #
-# Every input gets its term of the sum $y = \sum_i c_i x_i$. The same two lines work for a trained residual network and a
-# picture of a 3 and a 9; its $H_L$ has some fifty million entries, so nobody builds it.
+# Every input gets its term of the sum $y = \sum_i c_i x_i$. The same two lines work for a trained residual network and
+# a picture of a 3 and a 9; the first matrix of that one would have 268 million entries, so nobody builds it.
 
 # %%
 a = lin.weight(0) * x
-assert torch.allclose(a.sum(), y, rtol=1e-12)
+assert close(a.sum(), y)
 
 digits, pair = pretrained("digit-pairs").double(), sample_pairs().images[:1].double()
 seen = linreg.trace(digits, pair).linearize(pair)
@@ -165,7 +168,7 @@ for ax, name in zip(axes, ("x", 'a(x) = c ⊙ x, for "3"'), strict=True):
 
 # %% tags=["hide-cell"]
 # 1. φ(k z) = k φ(z) for k > 0 only; a negative factor closes what was open.
-assert torch.allclose(network(2 * x), 2 * network(x), rtol=1e-12)
+assert close(network(2 * x), 2 * network(x))
 assert not torch.allclose(network(-2 * x), -2 * network(x), rtol=1e-3)
 
 # 2. y is continuous, c jumps. Go to the nearest boundary along a unit's weight, a little short of it and beyond.
@@ -176,6 +179,6 @@ short, beyond = (graph.linearize(edge + k * 1e-9 * z[unit].sign() * W1[unit]) fo
 assert torch.allclose(short.output, beyond.output, atol=1e-7)
 assert (short.weight(0) - beyond.weight(0)).abs().max() > 1e-3
 
-# 3. The row of a closed unit of the last layer is zero; the rank is at most that of any factor, and 2 inputs bound it too.
+# 3. The row of a closed unit of the last layer is zero; the rank is at most that of any factor, and 2 inputs bound it.
 assert H.ne(0).any(1).sum() <= gates2.sum()
 assert torch.linalg.matrix_rank(H) <= min(2, gates1.sum(), gates2.sum())
