@@ -124,7 +124,7 @@ def check(model: nn.Module, example: Tensor) -> None:
                 raise LinregError(f"{named} is a {wrapper.__module__}.{wrapper.__qualname__}: {advice}")
     try:
         inspect.signature(model.forward).bind(example)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: a builtin shows no signature
         advice = "wrap it in a module whose forward takes the tensor to explain, and holds all else"
         raise LinregError(f"the model's forward must take one tensor ({error}): {advice}") from error
     if not isinstance(example, Tensor) or example.dim() < 2 or not example.is_floating_point():

@@ -388,6 +388,12 @@ class Pair(nn.Module):
         return x + y
 
 
+class Builtin(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = torch.abs
+
+
 class Narrow(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -405,6 +411,7 @@ def small() -> nn.Sequential:
     ("build", "says"),
     [
         (Pair, ["forward must take one tensor (missing a required argument: 'y')", "wrap it in a module"]),
+        (Builtin, ["forward must take one tensor (no signature found for builtin", "wrap it in a module"]),
         (
             lambda: nn.Sequential(Lambda(lambda x: x["image"])),
             ["fails on the example (2, 4): IndexError", ": model.eval()(example) must run", "in module '0' (nets."],
