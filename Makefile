@@ -11,8 +11,12 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(IS_311)' >/dev/null 2>&1 
 
 EXTRAS_demo := demo
 EXTRAS_test := test,dev
+EXTRAS_site := tutorials
+EXTRAS_browser := browser
 
-.PHONY: help demo test lint bench zoo clean
+SITE := build/site
+
+.PHONY: help demo test lint bench zoo site check-site clean
 
 help:
 	@echo "make demo    explain a digit pair and a photo; says where the pictures are"
@@ -20,6 +24,8 @@ help:
 	@echo "make lint    lint and type check"
 	@echo "make bench   time and memory of one iteration"
 	@echo "make zoo     a table of networks, each traced, timed and certified; ARGS=--all for every one"
+	@echo "make site    the tutorials, run, and the reference, as pages that open from disk; says where"
+	@echo "make check-site    open every page of the site in Chromium, and say what is wrong"
 	@echo "make clean   remove the virtual environment and everything made"
 
 demo: $(VENV)/demo.installed
@@ -41,6 +47,15 @@ bench: $(VENV)/test.installed
 
 zoo: $(VENV)/test.installed
 	$(BIN)/python tests/benchmarks/bench_zoo.py $(ARGS)
+
+# From nothing each time: every tutorial runs, and a warning fails.
+site: $(VENV)/site.installed
+	rm -rf $(SITE)
+	$(BIN)/python -m sphinx -W -T -c tutorials/site tutorials $(SITE)
+	@echo "The site: $(CURDIR)/$(SITE)/index.html"
+
+check-site: $(VENV)/browser.installed
+	$(BIN)/python tutorials/site/check.py $(SITE)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,61 @@
+"""Tutorials as pages: a percent-format script becomes a notebook that runs as the tests do, and shows what matters."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Any
+
+import jupytext
+from docutils import nodes
+from nbformat.notebooknode import NotebookNode
+from nbformat.v4 import new_code_cell
+from sphinx.application import Sphinx
+
+KERNEL = {"name": "tutorial", "display_name": "tutorial", "language": "python"}  # see kernels/
+STRICT = r"""
+%matplotlib inline
+import warnings
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", module="ipykernel")  # its own affairs
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)  # torch.export's
+"""
+
+# What a cell's last line gives where it was called for what it draws or sets.
+REPR = re.compile(r"[\[(]*(<[^<>]+ at 0x[0-9a-f]+>|<(Axes|Figure|matplotlib|a list of )|Text\()")
+
+
+def read(text: str) -> NotebookNode:
+    """The notebook of a script: warnings are errors, and each figure is called after the section it is in."""
+    notebook = jupytext.reads(text, fmt="py:percent")
+    lines = [number for number, line in enumerate(text.splitlines()) if line.startswith("# %%")]
+    first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"), 0)
+    headings = accumulate(map(last_heading, notebook.cells), lambda before, own: own or before)
+    for cell, heading in zip(notebook.cells, headings, strict=True):
+        cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {heading}"}}
+    notebook.cells.insert(first, new_code_cell(STRICT.strip(), metadata={"tags": ["remove-cell"]}))
+    notebook.metadata.update(kernelspec=KERNEL, language_info={"name": "python", "pygments_lexer": "ipython3"})
+    if len(lines) + 1 == len(notebook.cells):  # so that a message names the line of the script
+        notebook.metadata["source_map"] = [*lines[: first + 1], *lines[first:]]
+    return notebook
+
+
+def last_heading(cell: NotebookNode) -> str:
+    """The last heading of a Markdown cell, or ""."""
+    headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
+    return headings[-1] if headings else ""
+
+
+def drop_reprs(app: Sphinx, doctree: nodes.document) -> None:
+    """Take `<matplotlib.colorbar.Colorbar at 0x7f…>` and its kind out of the page, and what is empty without it."""
+    for text in list(doctree.findall(nodes.literal_block)):
+        if "text_plain" in text["classes"] and REPR.match(text.astext()):
+            parent = text.parent
+            parent.remove(text)
+            if not parent.children:
+                parent.parent.remove(parent)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("doctree-read", drop_reprs)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
