@@ -58,8 +58,7 @@ class MaskedNetwork:
     """The part of a linear region that masks can change: the sites and all nodes after them.
 
     `affines` are its operators, `border` the values that enter it, the same for every mask, for both passes; `seed` is
-    w, so that P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled; values of images lie in
-    memory as in `layout`.
+    w, so that P = Σ w ⊙ output. `whole` says that kernels run on whole tensors, compiled.
     """
 
     lin: Linearization
@@ -73,18 +72,9 @@ class MaskedNetwork:
     @classmethod
     @torch.no_grad()
     def of(
-        cls,
-        lin: Linearization,
-        sites: Sequence[str],
-        seed: Tensor,
-        whole: bool = False,
-        low: bool = False,
-        last: bool | None = None,
+        cls, lin: Linearization, sites: Sequence[str], seed: Tensor, whole: bool = False, low: bool = False
     ) -> MaskedNetwork:
-        """The network behind `sites`; with `low`, its layers multiply numbers of bfloat16.
-
-        `last` lays images out channels last; None does so where it pays.
-        """
+        """The network behind `sites`; with `low`, its layers multiply numbers of bfloat16."""
         after = set(sites)
         for node in lin.graph.nodes:
             if after.intersection(node.inputs):
@@ -104,7 +94,7 @@ class MaskedNetwork:
             lin.graph.evaluate({"input": lin.input}, step, before)
         affines = {node.name: lin.frozen[node.name] for node in nodes}
         units = len(lin.input) * sum(prod(lin.graph.shape(name)) for name in sites)
-        last = pays(affines, lin.input, units) if last is None else last
+        last = pays(affines, lin.input, units)
         places = {name: _site(lin, name, sites, after, last) for name in sites}
         if last:
             affines = {name: affine if name in places else laid_out(affine) for name, affine in affines.items()}
@@ -146,9 +136,7 @@ class MaskedNetwork:
             affine = self.affines[node.name]
             if node.name in self.sites:
                 site = self.sites[node.name]
-                grad = (
-                    grad.contiguous(memory_format=site.layout) if site.gives else grad.clone(memory_format=site.layout)
-                )
+                grad = (grad.contiguous if site.gives else grad.clone)(memory_format=site.layout)
                 visit(node.name, site.rows(grad))
                 if site.slope is not None:
                     return (grad,)

@@ -83,7 +83,7 @@ class Problem:
 
     def floor(self, network: Network | None = None) -> None:
         """Two forwards, one of them recorded, and one backward to the input, of the folded network by default."""
-        network = network or self.folded
+        network = self.folded if network is None else network
         with torch.no_grad():
             network(self.x)
         x = self.x.clone().requires_grad_()
