@@ -65,7 +65,7 @@ def test_operator_gives_its_matrix(case: str) -> None:
             for k, matrix in enumerate(affine.sparse(image)):
                 assert matrix.format == "csr" and matrix.shape == (prod(node.shape), prod(shapes[k])), str(node)
                 expected = jacobian(affine, shapes, k, image, len(t.x))
-                torch.testing.assert_close(dense(matrix), expected, **EXACT, msg=lambda m, n=node: f"{n}: {m}")
+                torch.testing.assert_close(dense(matrix).to(expected), expected, **EXACT, msg=lambda m, n=node: f"{n}: {m}")
 
 
 @every_case
@@ -204,7 +204,7 @@ def test_gates_on_outputs() -> None:
     names = ["input", *(node.name for node in lin.graph.nodes if node.is_gate)]
     gated = [lin.matrix(stop, start) for start, stop in pairwise(names)]
     for matrix, (weight, _), name in zip(gated, literal.layers(model), names[1:], strict=False):
-        torch.testing.assert_close(matrix, torch.diag(lin.frozen[name].slope[0]) @ weight, **EXACT)
+        torch.testing.assert_close(matrix, torch.diag(lin.frozen[name].slope[0].double()) @ weight, **EXACT)
     H = literal.gates_left(model, lin.input[0], 0).jacobians
     product = torch.eye(lin.input.numel(), dtype=torch.float64)
     for matrix, name, expected in zip(gated, names[1:], H, strict=True):
@@ -224,7 +224,7 @@ def test_gates_on_inputs() -> None:
     for matrix, start, stop in zip(hatted[1:], names, names[1:], strict=False):
         (gate,) = lin.graph.consumers(start)
         weight = lin.frozen[stop].weight
-        torch.testing.assert_close(matrix, weight @ torch.diag(lin.frozen[gate.name].slope[0]), **EXACT)
+        torch.testing.assert_close(matrix, weight @ torch.diag(lin.frozen[gate.name].slope[0].double()), **EXACT)
     value = lin.input[0]
     for matrix, name in zip(hatted, names, strict=True):
         value = matrix @ value + lin.frozen[name].constants[0].value

@@ -153,6 +153,7 @@ class Diagonal(Affine):
     """z = s ⊙ x + t: a gate on its region (Eq. 3), s and t shaped like x; `switch` says that s is 0 or 1 everywhere.
 
     A switch chooses and does not multiply: a closed gate gives 0 even where what arrives overflowed (0 · inf is NaN).
+    Its slopes may be of any dtype; those of frozen gates take a byte each.
     """
 
     slope: Tensor
@@ -167,7 +168,7 @@ class Diagonal(Affine):
     def linear(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
         # x where s > 0, else 0: the kernel of ReLU's backward, and on a CPU many times as fast as `where`.
-        return torch.ops.aten.threshold_backward(x, self.slope, 0) if self.switch else x * self.slope
+        return torch.ops.aten.threshold_backward(x, self.slope.to(x.dtype), 0) if self.switch else x * self.slope
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (self.linear(grad),)

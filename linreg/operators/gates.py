@@ -44,7 +44,7 @@ class ReLU(Gate):
     def freeze(self, *inputs: Tensor) -> Diagonal:
         (z,) = inputs
         one = z.new_ones(()).expand_as(z)
-        return Diagonal(torch.ops.aten.threshold_backward(one, z, 0), switch=True)  # [z > 0], in one pass
+        return Diagonal(torch.ops.aten.threshold_backward(one, z, 0).to(torch.int8), switch=True)  # [z > 0], fast
 
     def layer(self) -> nn.Module:
         return nn.ReLU()
@@ -96,11 +96,11 @@ class Clamp(Gate):
             if self.high is not None:
                 inside = inside & (z < self.high)
             offset = torch.where(inside, z.new_zeros(()), z.clamp(self.low, self.high))  # type: ignore[arg-type]
-            return Diagonal(inside.to(z), offset, switch=True)
+            return Diagonal(inside.to(torch.int8), offset, switch=True)
         low, high = -torch.inf if self.low is None else self.low, torch.inf if self.high is None else self.high
         within = torch.ops.aten.hardtanh_backward  # g where low < z < high, else 0, in one pass
         offset = z.clamp(low, high).sub_(within(z, z, low, high))
-        return Diagonal(within(z.new_ones(()).expand_as(z), z, low, high), offset, switch=True)
+        return Diagonal(within(z.new_ones(()).expand_as(z), z, low, high).to(torch.int8), offset, switch=True)
 
     def layer(self) -> Callable[..., Tensor]:
         numbers = [float(bound) for bound in self.kinks if torch.as_tensor(bound).dim() == 0]
