@@ -97,7 +97,8 @@ class MaskedNetwork:
         last = pays(affines, lin.input, units)
         places = {name: _site(lin, name, sites, after, last) for name in sites}
         if last:
-            affines = {name: affine if name in places else laid_out(affine) for name, affine in affines.items()}
+            gates = {name for name, site in places.items() if site.slope is not None}  # which have their own
+            affines = {name: affine if name in gates else laid_out(affine) for name, affine in affines.items()}
         twice = {name: torch.cat([value, value]) for name, value in border.items()}
         twice = {name: value.contiguous(memory_format=layout(value.dim(), last)) for name, value in twice.items()}
         affines = {name: lowered(affine) for name, affine in affines.items()} if low else affines

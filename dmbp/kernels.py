@@ -22,7 +22,7 @@ from torch import Tensor
 
 PIECE = 2**15  # numbers for each thread: some ten arrays of them fit a second-level cache
 ALPHA, EPSILON = 0.99, 1e-8  # of RMSprop, PyTorch's defaults
-LATE = torch.tensor(1e9)  # a step of Adam
+LATE = torch.tensor(1e9, dtype=torch.float32, device="cpu")  # a step of Adam, whatever the defaults
 
 
 def enter(

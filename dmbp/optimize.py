@@ -92,8 +92,8 @@ def learn_masks(
     CPU takes some ten seconds and a C++ compiler, and pays for many images; None compiles on CUDA only.
 
     `callback` is called before each update with the iteration, the split {"y", "positive", "negative", "nuisance"},
-    each (N,), and the logits {site: θ} themselves (keep `theta.sigmoid()`, which is a copy). Ctrl-C ends the loop and
-    keeps what was reached.
+    each (N,), and the logits {site: θ} themselves, laid out in memory as iterations use them (keep `theta.sigmoid()`,
+    which is a copy). Ctrl-C ends the loop and keeps what was reached.
 
     Raises DmbpError, before the first update, for an argument that is none of these, a dtype other than float32 and
     float64, and infinite values at a site; LinregError for a target that does not fit the output.

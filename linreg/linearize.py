@@ -70,7 +70,7 @@ class Linearization:
         if start == stop:
             return g
         nodes = self.graph.between(start, stop)
-        return self.graph.pull({stop: g}, lambda node, g: self.frozen[node.name].adjoint(g), nodes)[start]
+        return self.graph.pull({stop: g}, lambda node, g: self.frozen[node.name].adjoint(g), nodes)[start].contiguous()
 
     def matrix(
         self, stop: str | None = None, start: str = "input", format: str = "dense", limit: int = LIMIT
@@ -114,7 +114,7 @@ class Linearization:
                 terms.append(Term(node.name, name, constant.kind, share, at_output, late))
             return affine.adjoint(grad)
 
-        weight = self.graph.pull({self.graph.output: seed}, step)["input"]
+        weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
         return Ledger(weight, self.input, tuple(reversed(terms)))
 
     def certificate(self, target: Target = None) -> Certificate:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -85,6 +87,13 @@ def test_kernels_are_their_formulas(gate: str, side: float) -> None:
     kernels.in_pieces(kernels.learn, (grad, z, theta, square, slope), side, switch, 0.03)
     torch.testing.assert_close(theta, leaf.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(grad, back, rtol=1e-12, atol=1e-12)
+
+
+def test_the_optimiser_does_not_depend_on_default_devices() -> None:
+    """Made elsewhere, its step would send RMSprop to the kernels of that device: to nothing, on "meta"."""
+    code = "import torch; torch.set_default_device('meta'); from dmbp import kernels; print(kernels.LATE)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "tensor(1.0000e+09)"
 
 
 def test_a_closed_switch_stops_what_overflowed() -> None:

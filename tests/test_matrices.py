@@ -65,7 +65,8 @@ def test_operator_gives_its_matrix(case: str) -> None:
             for k, matrix in enumerate(affine.sparse(image)):
                 assert matrix.format == "csr" and matrix.shape == (prod(node.shape), prod(shapes[k])), str(node)
                 expected = jacobian(affine, shapes, k, image, len(t.x))
-                torch.testing.assert_close(dense(matrix).to(expected), expected, **EXACT, msg=lambda m, n=node: f"{n}: {m}")
+                found = dense(matrix).to(expected)
+                torch.testing.assert_close(found, expected, **EXACT, msg=lambda m, n=node: f"{n}: {m}")
 
 
 @every_case

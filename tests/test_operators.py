@@ -352,6 +352,8 @@ CASES = {
     "pad": Case(lambda x: F.pad(x, (1, 2, 0, 3)), PLANE),
     "pad with a value": Case(lambda x: F.pad(x, (1, 2, 0, 3), value=-1.5), PLANE),
     "pad with −∞": Case(lambda x: F.pad(x, (1, 1), value=-torch.inf).amax(3) - F.relu(x).sum(3), PLANE),
+    "pad, images named": Case(lambda x: F.pad(x, (1, 0, 0, 2, 0, 1, 0, 0)), PLANE),
+    "pad of nothing": Case(lambda x: F.pad(x, ()) * 2.0, PLANE),
     "pad, cropping": Case(lambda x: F.pad(x, (-1, 2), value=0.5), PLANE),
     "pad with zeros by its own name": Case(lambda x: aten.constant_pad_nd(x, [1, 1], 0.25), PLANE),
     "pad, reflecting": Case(layer(nn.ReflectionPad2d, (2, 1, 1, 0)), PLANE),

@@ -27,8 +27,9 @@ close = partial(torch.allclose, rtol=1e-12, atol=1e-14)
 # $$y = F(x) = w^\top [f_L \circ \dots \circ f_1(x)], \qquad h_l = f_l(h_{l-1}) = \phi(W_l h_{l-1}), \qquad
 # \phi(\cdot) = \max(\cdot, 0)$$
 #
-# Two inputs, two hidden layers of eight units, one score, and no biases (they come in tutorial 2). In this project
-# claims are made in `float64`, where rounding does not hide a mistake.
+# $h_0$ is the input x, L the number of hidden layers, and y the *score*. Here: two inputs, two hidden layers of eight
+# units, and no biases (they come in tutorial 2). In this project claims are made in `float64`, where rounding does not
+# hide a mistake.
 
 # %%
 network = nn.Sequential(
@@ -43,8 +44,8 @@ y = w[0] @ h2
 assert close(network(x)[0, 0], y)
 
 # %% [markdown]
-# Over the plane of its inputs the function is a tent of flat pieces. Colours tell which gates are open: within one
-# colour the network is one linear function, and its lines of equal score are straight.
+# Over the plane of its inputs the function is a tent of flat pieces. Colours tell which gates are open (they repeat,
+# for want of 34): within one wedge the network is one linear function, and its lines of equal score are straight.
 
 # %%
 side = torch.linspace(-1, 1, 401, dtype=torch.float64)
@@ -69,7 +70,8 @@ ax.set(title=f"{pattern.max().item() + 1} linear regions; lines of equal score",
 #
 # $\mathcal H$ is the Heaviside step, with $\mathcal H(0) = 0$: at the kink the closed side wins. A closed unit takes
 # its row out of $W_l$. `linreg.trace` makes a graph of the network, `linearize` freezes its gates at x, and `matrix`
-# gives $\hat W$ of any stretch of it; nodes are called like the modules, `"1"` and `"3"` being the ReLUs.
+# gives $\hat W$ of any stretch of it, from the input unless `start` says otherwise; nodes are called like the modules,
+# `"1"` and `"3"` being the ReLUs.
 
 # %%
 gates1, gates2 = (W1 @ x[0] > 0).double(), (W2 @ h1 > 0).double()
@@ -96,8 +98,9 @@ figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
 #
 # $$y = w^\top [\hat W_L \dots \hat W_2 \hat W_1]\, x = w^\top H_L\, x$$
 #
-# $H_L$ is `lin.matrix("3")`, from the input to the last gate, and $c = w^\top H_L$ is `lin.weight()`. Since the network
-# is linear here, $c$ is also its gradient, which PyTorch finds in its own way.
+# $H_L$ is `lin.matrix("3")`, from the input to the last gate, and $c = w^\top H_L$ is `lin.weight(0)`, for output 0,
+# the only one, and shaped like the batch x. Since the network is linear here, $c$ is also its gradient, which PyTorch
+# finds in its own way.
 
 # %%
 H = What2 @ What1
@@ -110,8 +113,8 @@ assert close(gradient[0], c)
 assert close(c @ x[0], y)
 
 # %% [markdown]
-# How far does this function reach? To the edges of the region of x, and not a step further: there it differs from the
-# network by exactly nothing, beyond them by something.
+# How far does this function reach? To the edges of the region of x: there it differs from the network by exactly
+# nothing. Beyond them it differs, but where the two happen to cross, as on a ray to the left.
 
 # %%
 apart = heights - (plane @ c).view(401, 401).T
@@ -132,8 +135,9 @@ figure.colorbar(drawn, label="difference, in units of y")
 #
 # $$a(x) = [w^\top H_L] \odot x = \nabla_x F(x) \odot x$$
 #
-# Every input gets its term of the sum $y = \sum_i c_i x_i$. The same two lines work for a trained residual network and
-# a picture of a 3 and a 9; the first matrix of that one would have 268 million entries, so nobody builds it.
+# Every input gets its term of the sum $y = \sum_i c_i x_i$, its *share* of the score: an amount, in units of y. The
+# same two lines work for a trained residual network and a picture of a 3 and a 9; the first matrix of that one would
+# have 268 million entries, so nobody builds it.
 
 # %%
 a = lin.weight(0) * x

@@ -67,7 +67,7 @@ ax.legend(frameon=False)
 # has $\hat w = \hat w\,\mathrm{diag}(\mathcal H(h_L))$; read $w\,\mathrm{diag}(\dots)$, as in its appendix.)
 
 # %%
-h1 = W1 @ x[0]
+h1 = W1 @ x[0]  # Eq. (18), line by line; Eq. (19) is Eq. (13) once more
 g1 = (h1 + b1 > 0).double()
 h2 = W2 @ (g1 * (h1 + b1))
 g2 = (h2 + b2 > 0).double()
@@ -77,9 +77,9 @@ U1, U2, U3 = torch.diag(g1) @ W1, torch.diag(g2) @ W2, torch.diag(g3) @ W3  # Ŵ
 V1, V2, V3, v = W1, W2 @ torch.diag(g1), W3 @ torch.diag(g2), w @ torch.diag(g3)  # Ŵ and ŵ of Eq. (13)
 assert close(V3 @ V2 @ W1 @ x[0] + V3 @ V2 @ b1 + V3 @ b2, h3)  # Eq. (18)
 for matrix, start, stop in (U1, "input", "1"), (U2, "1", "3"), (U3, "3", "5"):
-    assert close(lin.matrix(stop, start), matrix)
+    assert close(lin.matrix(stop, start=start), matrix)
 for matrix, start, stop in (V1, "input", "0"), (V2, "0", "2"), (V3, "2", "4"), (v, "4", "6"):
-    assert close(lin.matrix(stop, start), matrix)
+    assert close(lin.matrix(stop, start=start), matrix)
 figure, axes = plt.subplots(1, 3, figsize=(9.8, 3.7), layout="constrained")
 for ax, matrix, name in zip(axes, (W2, U2, V2), ("$W_2$", "gated as in Eq. (3)", "as in Eq. (13)"), strict=True):
     drawn = ax.imshow(matrix.numpy(), cmap=DIVERGING, vmin=-1.2, vmax=1.2)

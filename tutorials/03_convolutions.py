@@ -78,7 +78,7 @@ draw_matrix(lin, "gate", "pool", axes[1]).set_title("the same with its gates")
 # $$h_l = \Sigma_l \odot \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})$$
 #
 # It has a value in [0, 1] for each channel and position, and multiplies maps on the way forward or, with the same
-# outcome, gradients on the way back. (What passes beside it is u, and set aside: tutorial 4. Here $\Sigma$ is random.)
+# outcome, gradients on the way back. Tutorial 4 says what for, and what u is: here is only its place. (Σ is random.)
 
 # %%
 sigma = torch.rand(1, 2, 4, 4, dtype=torch.float64)
@@ -90,7 +90,7 @@ with small.gate.register_full_backward_pre_hook(lambda gate, gradients: (sigma *
     (c,) = torch.autograd.grad(small(leaf).sum(), leaf)
 assert close(split.ledger("positive").weight + split.ledger("unmasked").weight, c)
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 2.2), layout="constrained")
-masks = {"$h_l$": 1, r"$\Sigma_l \odot h_l$": sigma, r"$(I - \Sigma_l) \odot h_l$": 1 - sigma}
+masks = {"$h_l$": 1, r"$\Sigma_l \odot h_l$": sigma, r"$(1 - \Sigma_l) \odot h_l$": 1 - sigma}
 for ax, (name, mask) in zip(axes, masks.items(), strict=True):
     drawn = ax.imshow(torch.cat([*(mask * z.relu())[0]], 1).numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
     ax.set(title=name, xticks=(1.5, 5.5), xticklabels=("channel 0", "channel 1"), yticks=[])
@@ -156,8 +156,8 @@ draw_matrix(late, "gate", "pool", axes[1]).set_title("torchvision's block")
 #
 # Max pooling P has decided at x, as a gate has: one 1 in each row, at the largest pixel of its window, the first if
 # several are (behind a ReLU some windows are all zeros). Average pooling A has four quarters, at any x. From gate to
-# gate, gates stand left of a convolution; from layer to layer right of it, with P between (Eq. 13). In the picture each
-# matrix has its own scale. Tutorial 4 puts masks between these factors, and so splits the score.
+# gate, gates stand left of a convolution; from layer to layer right of it, with P between (Eq. 13). $\hat W_1$ holds
+# the batch norm; $b_k$ are all constants, $g_k = \partial y / \partial b_k$. Each matrix is drawn on its own scale.
 
 # %%
 P, A = torch.zeros(2, 4, 4, 2, 8, 8).double(), torch.zeros(2, 2, 2, 2, 4, 4).double()

@@ -102,19 +102,20 @@ ax.tick_params(axis="x", labelsize=13)
 # $$y^+ = P(\sigma), \qquad y^- = P(1 - \sigma), \qquad
 # P(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
 #
-# P is the frozen network with all its biases, each gate's output multiplied by its mask. Algorithm 1 then takes
-# $y^\sim = y - y^+ - y^-$. A difference always adds up, so it checks nothing, and 11 masked layers have 2,046 mixed
-# products. But three states carried forward give $y^\sim$ without a look at y:
+# P is the frozen network with all its biases, each gate's output multiplied by its mask, and $F^+$ that as a function
+# of x. Algorithm 1 then takes $y^\sim = y - y^+ - y^-$. A difference always adds up, so it checks nothing, and a chain
+# of 11 masked layers has 2,046 mixed products. But three states carried forward give $y^\sim$ without a look at y:
 #
 # $$h^+ \leftarrow \Sigma z^+, \qquad h^- \leftarrow (I - \Sigma)\, z^-, \qquad
-# h^\sim \leftarrow \Sigma (z^- + z^\sim) + (I - \Sigma)(z^+ + z^\sim), \qquad z = \hat W h \pm \hat b$$
+# h^\sim \leftarrow \Sigma (z^- + z^\sim) + (I - \Sigma)(z^+ + z^\sim), \qquad
+# z^\pm = \hat W h^\pm + \hat b, \quad z^\sim = \hat W h^\sim - \hat b$$
 #
 # All minus that meets a plus becomes mixed, and the reverse; mixed stays mixed. At the input nothing is decided, both
 # sides hold x, and the states are (x, x, −x). Likewise a bias, which meets the masks from its layer on: (b, b, −b). The
 # output's meets none, nor does a path around all gates, as the identity in φ(W h + b) + h. Such terms, u = P(0), are in
 # $y^+$, in $y^-$, and with a minus in $y^\sim$. That is Algorithm 1 to the letter, `unmasked="both"`; the paper does
-# not discuss it, and its authors' code could not be found. Here, unless you say otherwise, what no mask touches is
-# evidence for neither side: $y^+ = P(\sigma) - u$, $y^- = P(1 - \sigma) - u$, and u (hatched) is once in $y^\sim$.
+# not discuss it. Here, unless you say otherwise, what no mask touches is evidence for neither side, and u is once in
+# $y^\sim$. (In the figure a part is the sum of its two bars, coloured and hatched.)
 
 # %%
 plus, minus, rest = x[0], x[0], -x[0]
@@ -150,7 +151,7 @@ digits, pair = pretrained("digit-pairs").double(), sample_pairs().images[:1].dou
 seen = linreg.trace(digits, pair).linearize(pair)
 gates = {name: gate for name, gate in digits.named_modules() if isinstance(gate, nn.ReLU)}
 outputs, leaf = {}, pair.clone().requires_grad_()
-for name, gate in gates.items():
+for name, gate in gates.items():  # keep what each gate gives
     gate.register_forward_hook(lambda gate, args, output, name=name: outputs.update({name: output}))
 score = digits(leaf)[0, 3]
 c, *arriving = torch.autograd.grad(score, [leaf, *outputs.values()], retain_graph=True)
@@ -161,9 +162,10 @@ for part, side, title in (("positive", by_sign, "∇⁺ ⊙ x"), ("negative", ot
     handles = [output.register_hook(partial(torch.mul, side[name])) for name, output in outputs.items()]
     maps[title] = torch.autograd.grad(score, leaf, retain_graph=True)[0] * pair
     assert torch.allclose(split.attribution(part), maps[title], rtol=1e-9, atol=1e-12)
-    for handle in handles:
-        handle.remove()
+    [handle.remove() for handle in handles]
 maps["a (Eq. 7)"] = maps["∇⁺ ⊙ x"] + maps["∇⁻ ⊙ x"]
+off = nn.functional.max_pool2d(pair.gt(0.5).double(), 5, 1, 2) == 0  # more than two pixels from the ink
+assert 8 * maps["a (Eq. 7)"][off].abs().sum() < maps["c ⊙ x (Eq. 5)"][off].abs().sum()
 print(f"y⁺ = {split.positive.item():.2f}, y⁻ = {split.negative.item():.2f}, y~ = {split.nuisance.item():.2f}")
 
 # %%
@@ -175,8 +177,8 @@ for ax, (name, values) in zip(axes, maps.items(), strict=True):
 figure.colorbar(drawn, ax=axes, label="share of the score per pixel", extend="both")
 
 # %% [markdown]
-# The 3 is red, the 9 is blue, and most of the noise of Eq. 5 is gone: it was nuisance, which the map leaves out. That
-# $y^\sim$ as a whole is near 0 is luck. Tutorial 5 makes it an aim.
+# The 3 is red, the 9 nearly all blue, and beside the ink little is left of the noise: it was nuisance. (One scale for
+# all.) That $y^\sim$ as a whole is near 0 is luck; tutorial 5 makes it an aim.
 #
 # ## Exercises
 #
@@ -190,11 +192,9 @@ whole = dmbp.decompose(lin, {site: torch.ones_like(mask) for site, mask in masks
 swapped = dmbp.decompose(lin, {site: 1 - mask for site, mask in masks.items()})
 assert close(torch.cat([whole.positive, whole.negative, whole.nuisance]), torch.stack([y - u, 0 * u, u]))
 assert close(torch.cat([swapped.positive, swapped.negative]), states[[1, 0]] - u)
-
 # 2. H⁺ = H⁻ = H / 2^L, which leaves 1 − 2^(1 − L): three quarters for 3 layers, 99.9 % for 11.
 even = matrices.matrices(lin, {site: torch.full_like(mask, 0.5) for site, mask in masks.items()}, "5")
 assert close(torch.from_numpy(even.nuisance.toarray()), 0.75 * literal.sum(0))
-
 # 3. The last two biases meet no mask. With a single masked layer nothing is mixed, and y~ = u.
 alone = dmbp.decompose(lin, {"3": masks["3"]})
 assert close(alone.unmasked[0], w @ bhat[2] + b) and close(alone.nuisance, alone.unmasked)

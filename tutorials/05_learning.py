@@ -104,7 +104,7 @@ ax.set(xlabel="mask (ten of each layer)", ylabel="∂P/∂σ", title="bars: auto
 # -2 \text{ if both are} < 0, \qquad 0 \text{ otherwise}; \qquad \sigma = \mathrm{sigmoid}(\theta)$$
 #
 # One sweep from the last layer to the first with both passes: compare the gradients that arrive, set the mask, go on
-# through it. They begin alike, so the last layer is decided everywhere. By Eq. 20 a large mask on a positive gradient
+# through it. They begin alike, so all of the last layer is decided. By Eq. 20 a large mask on a positive gradient
 # raises $y^+$ if $h_l \ge 0$. The paper takes that for granted; in the masked network it need not hold (exercise 2).
 
 # %%
@@ -125,9 +125,9 @@ assert all(torch.equal(theta, start[site]) for site, theta in dmbp.initial_logit
 # $$v \leftarrow 0.99\, v + 0.01\, g^2, \qquad \theta \leftarrow \theta - 0.01\, g / (\sqrt{v} + \epsilon)$$
 #
 # Double backward, and PyTorch's RMSprop on the logits θ: 200 iterations, rate 0.01, for Eq. 10 and its ablations.
-# (Lines 5 and 7 leave u in both scores; here it is taken off.) The first update is 0.1, whatever g. A gradient that
-# stays the same moves a logit by 3.17 in all, the sum of $0.01 / \sqrt{1 - 0.99^t}$; one that changes sign, less. So
-# the start decides much: on the digit pair, more than nine in ten of the masks that B.1 set to one side end there.
+# (Lines 5 and 7 leave u in both scores; here it is taken off. ε is 1e-8.) The first update is 0.1, whatever g. If g
+# stays the same, a logit moves by 3.17 in all, the sum of $0.01 / \sqrt{1 - 0.99^t}$; if it grows, by more, up to 5
+# below; if it only changes sign, by less. Nine in ten stay within 3.17: the start decides much.
 
 # %%
 for loss, value in {"+": lambda p, n: -p, "+-": lambda p, n: n - p, "all": lambda p, n: n - p + abs(y - p - n)}.items():
@@ -149,8 +149,8 @@ results = {loss: dmbp.explain(graph, pair, 3, loss=loss, progress=False) for los
 two = results["all"].initial, results["all"].masks
 begin, end = (torch.cat([mask.logit().flatten() for mask in masks.values()]) for masks in two)
 moved, reach = (end - begin).abs() > 1e-6, sum(0.01 / (1 - 0.99**t) ** 0.5 for t in range(1, 201))
-changed = (begin * end < 0)[moved & (begin.abs() > 1)].double().mean()
-assert 3.16 < reach < 3.17 and (end - begin)[moved].abs().quantile(0.9) < reach and changed < 0.1
+most, furthest = (end - begin)[moved].abs().quantile(torch.tensor([0.9, 1.0]).double())
+assert 3.16 < reach < 3.17 and most < reach < furthest < 5
 figure, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
 for theta, colour in ((-2, BLUE), (0, GREY), (2, RED)):
     counts, edges = end[moved & ((begin - theta).abs() < 1)].histogram(80, range=(-6.0, 6.0))
@@ -179,13 +179,13 @@ assert plus.argmax() == 1 and minus.argmax() == 2 and rest[3] < 0.5 < 10 < rest[
 
 # %% [markdown]
 # "none" is the map of Eq. 5. "+" asks only for more $y^+$: the 9 turns red as well, and −52 is nuisance. "+-" finds
-# what speaks against a 3, and leaves −20; "all" leaves next to nothing. That is one picture, while the paper measures
-# thousands. Tutorial 6 reads such masks layer by layer.
+# what speaks against a 3, and leaves −20; "all" leaves next to nothing. (Each map has its own scale.) That is one
+# picture; the paper measures thousands. Tutorial 6 reads such masks layer by layer.
 #
 # ## Exercises
 #
 # 1. After one iteration, by how much has each logit of the small network moved? Why does g's size not matter?
-# 2. Find a unit whose value in the masked network, before its own mask, is negative.
+# 2. Find a unit whose value in the network masked by `sigma`, before its own mask, is negative.
 # 3. Start the small network from masks of ½ (`start=`) instead of B.1's. Which objective ends lower?
 
 # %% tags=["hide-cell"]

@@ -222,5 +222,6 @@ def _pad(call: Call) -> Built:
     if call["mode"] not in (None, "constant"):
         return copied(call, "pad")
     terms = ("value",) if call["value"] else ()
-    form = partial(Border, sides=tuple(call["pad"])) if min(call["pad"]) >= 0 else Move
+    sides = tuple(call["pad"])[: 2 * len(call.shape)]  # what is beyond, of the batch, is 0
+    form = partial(Border, sides=sides) if min(sides, default=0) >= 0 else Move
     return copied(call, "pad", *terms, form=form)
