@@ -18,14 +18,14 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from dmbp.decompose import Split
 from dmbp.errors import DmbpError
-from dmbp.explain import Result
+from dmbp.explanation import Result
 from dmbp.masks import Masks, check_masks
+from dmbp.split import Split
 from linreg import Linearization, Node
 from linreg.operators import Diagonal
-from linreg.summary import table
 from linreg.target import Target, cotangent
+from linreg.text import table
 
 TOLERANCE = 0.05  # |σ − 0.5| up to which a unit is undecided: two of RMSprop's first steps
 BINS = 25  # odd, so that one bin lies around 0.5

@@ -1,6 +1,6 @@
 """The three-way split as matrices: H⁺, H⁻ and H~, explicit, as operators, and by enumeration (Eqs. 6, 8, 9).
 
-All are of one input, with a row for each element of `stop` and a column for each of `start`, as in `linreg.matrices`.
+All are of one input, with a row for each element of `stop` and a column for each of `start`, as in `linreg.jacobian`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Linearization, Node
-from linreg.matrices import LIMIT, size
+from linreg.jacobian import LIMIT, size
 from linreg.operators.sparse import diagonal
 
 PATTERNS = 12  # sites: 4096 patterns

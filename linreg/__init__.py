@@ -1,12 +1,12 @@
 """linreg: linear regions. Opens a piecewise-linear PyTorch network and shows the affine function inside."""
 
 from linreg.approximation import Approximation
+from linreg.capture.trace import measure, trace
 from linreg.certificate import Certificate
 from linreg.errors import LinregError
 from linreg.graph import Node, OperatorGraph
 from linreg.ledger import Ledger, Term
-from linreg.linearize import Linearization
-from linreg.trace import measure, trace
+from linreg.linearization import Linearization
 
 __all__ = [
     "Approximation",

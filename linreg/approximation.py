@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
-from linreg.summary import table
+from linreg.text import table
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from linreg.ledger import Ledger, elements
 from linreg.margins import Margin, closeness, margins
-from linreg.rounding import gamma, widening
+from linreg.operators.rounding import gamma, widening
 from linreg.target import Target, cotangent
 
 if TYPE_CHECKING:
     from linreg.graph import Node
-    from linreg.linearize import Linearization
+    from linreg.linearization import Linearization
 
 
 @dataclass(frozen=True, eq=False)

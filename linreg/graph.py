@@ -14,9 +14,9 @@ from torch import Tensor
 
 from linreg.approximation import Approximation
 from linreg.errors import LinregError
-from linreg.linearize import Linearization
+from linreg.linearization import Linearization
 from linreg.operators import Affine, Gate, Operator
-from linreg.summary import table
+from linreg.text import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,8 +248,8 @@ class OperatorGraph:
         return Network(self)
 
     def draw(self, ax: Axes | None = None, colour: Mapping[str, float] | None = None, label: str = "") -> Axes:
-        """A picture of the graph, its nodes coloured by any numbers {name: number}; see `linreg.draw.draw_graph`."""
-        from linreg.draw import draw_graph  # matplotlib is slow to import, and few need it
+        """A picture of the graph, its nodes coloured by any numbers {name: number}; see `linreg.plot.draw_graph`."""
+        from linreg.plot.graph_picture import draw_graph  # matplotlib is slow to import, and few need it
 
         return draw_graph(self, ax, colour, label)
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators import Affine
-from linreg.summary import table
 from linreg.target import sum_per_image
+from linreg.text import table
 
 if TYPE_CHECKING:
     from linreg.graph import OperatorGraph

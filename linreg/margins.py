@@ -21,11 +21,11 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators import Affine, Diagonal, Gate, Guided, Operator, Selection, Where
-from linreg.rounding import gamma, widening
+from linreg.operators.rounding import gamma, widening
 
 if TYPE_CHECKING:
     from linreg.graph import Node, OperatorGraph
-    from linreg.linearize import Linearization
+    from linreg.linearization import Linearization
 
 State = tuple[Tensor, Tensor, Tensor]  # ẑ, its error from the input on, its error since the last gates
 

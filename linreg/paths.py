@@ -24,9 +24,9 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
-from linreg.linearize import Linearization
-from linreg.summary import table
+from linreg.linearization import Linearization
 from linreg.target import Target, cotangent, sum_per_image
+from linreg.text import table
 
 Grade = str | Sequence[str]
 WEIGHTED = ("conv", "linear", "matmul")  # how the kinds of operators begin that mix their inputs by weights

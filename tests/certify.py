@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from zoo import NORMS, ZOO, Entry, FrozenBatchNorm2d, instance
 
 import linreg
+from linreg.capture.outputs import pick
 from linreg.operators import Diagonal
-from linreg.outputs import pick
 
 LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 TINY = 1e-300

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp import analysis, sheets
+from dmbp import analysis
 from dmbp.analysis import PARTITIONS, SiteMask
 from dmbp.plot import DIVERGING
+from dmbp.plot import mask_pictures as sheets
 
 TARGET = [0, 2, 1]
 EXACT = 1e-12

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 
 import dmbp
 import linreg
-from dmbp import DmbpError, batches
-from dmbp.batches import LEAST, MARGIN, MOST, SHARE, Explained, batch_size_within
-from dmbp.memory import available, footprint, is_out_of_memory
-from dmbp.shelf import digest
+from dmbp import DmbpError
+from dmbp.runs import batches
+from dmbp.runs.batches import LEAST, MARGIN, MOST, SHARE, Explained, batch_size_within
+from dmbp.runs.memory import available, footprint, is_out_of_memory
+from dmbp.runs.shelf import digest
 
 TARGETS = [0, 2, 1, 1, 0]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -228,7 +229,7 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     expected = explained("conv_bn", batch_size=2)
     sizes.clear()
-    step, steps = dmbp.optimize.Descent.backward, []  # type: ignore[attr-defined]
+    step, steps = dmbp.learning.learn.Descent.backward, []  # type: ignore[attr-defined]
 
     def interrupted(*given: Any) -> None:
         steps.append(1)
@@ -238,7 +239,7 @@ def test_an_interrupted_run_goes_on(
 
     found: list[Explained] = []
     with monkeypatch.context() as patch:
-        patch.setattr(dmbp.optimize.Descent, "backward", interrupted)  # type: ignore[attr-defined]
+        patch.setattr(dmbp.learning.learn.Descent, "backward", interrupted)  # type: ignore[attr-defined]
         with pytest.raises(KeyboardInterrupt):
             _, x, graph = given("conv_bn")
             for value in dmbp.explain_all(graph, x, TARGETS, iterations=4, batch_size=2, out=tmp_path, progress=False):

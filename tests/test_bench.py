@@ -21,7 +21,7 @@ from torch import nn
 import dmbp
 import linreg
 from dmbp import bench, cli
-from dmbp.bench import memory
+from dmbp.bench import resident
 from dmbp.bench.growth import draw_growth, line
 from dmbp.bench.literal import Literal
 from dmbp.bench.subject import flops, in_turn, read_subject
@@ -89,7 +89,7 @@ def known_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("known_peaks")
 def test_json_of_everything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmbp.functions.compiled", lambda kernel: kernel)  # a compiler takes its time
+    monkeypatch.setattr("dmbp.learning.passes.compiled", lambda kernel: kernel)  # a compiler takes its time
     status, out, err = run("--model", "net.py:free", *TINY, "--out", "out", "--json")
     assert (status, err) == (0, "")
     report = json.loads(out)
@@ -134,14 +134,14 @@ def test_the_shipped_network_and_the_ratios_of_the_text(run: Run, monkeypatch: p
         assert cells[3] == row["rival"] and cells[5] == f"{row['seconds'] / row['rival_seconds']:.2f}"
 
 
-@pytest.mark.skipif(not memory.FORGET.exists(), reason="there is no peak of memory to be read")
+@pytest.mark.skipif(not resident.FORGET.exists(), reason="there is no peak of memory to be read")
 def test_memory(tmp_path: Path) -> None:
     """Two ReLUs of 2²⁰ numbers: plain passes keep two such, DMBP at least masks, logits and their squares of both."""
     network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     x = torch.randn(1, 1, 512, 512)
     problem = linreg.trace(network.append(nn.Flatten()), x), x, torch.zeros(1, dtype=torch.long)
     (tmp_path / "problem").write_bytes(pickle.dumps(problem))
-    plain, ours = memory._in_child(tmp_path / "problem", "plain"), memory._resident(memory.explanation(*problem))
+    plain, ours = resident._in_child(tmp_path / "problem", "plain"), resident._resident(resident.explanation(*problem))
     size = 4 * 2**20 / 1e6
     assert 2 * size < plain < 20 * size and 6 * size < ours < 60 * size
 

@@ -10,9 +10,9 @@ from nets import NETS
 import linreg
 from linreg.operators import RULES, Operator
 from linreg.operators.catalogue import COMMAND, catalogue, makes
+from linreg.operators.refusals import REASONS
 from linreg.operators.smooth import UNITS
 from linreg.operators.table import Built, Call, Rule
-from linreg.refusals import REASONS
 
 PAGE = Path(__file__).parents[1] / "tutorials" / "operators.md"
 

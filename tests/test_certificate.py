@@ -18,8 +18,8 @@ from linreg import LinregError
 from linreg.certificate import completeness_bound
 from linreg.margins import carry, disagreements, margins
 from linreg.operators import Affine, Diagonal, Scale
+from linreg.operators.rounding import gamma, widening
 from linreg.operators.sparse import diagonal
-from linreg.rounding import gamma, widening
 
 every_net = pytest.mark.parametrize("name", NETS)
 FLOAT32, FLOAT64 = torch.float32, torch.float64

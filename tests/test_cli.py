@@ -18,10 +18,10 @@ from torch import Tensor
 import dmbp
 from dmbp import cli
 from dmbp.datasets import sample_pairs
+from dmbp.learning.learn import LOSSES
 from dmbp.models import load_model
 from dmbp.networks import pretrained
-from dmbp.optimize import LOSSES
-from dmbp.plot import _number
+from dmbp.plot.explanation_picture import _number
 
 KEYS = {
     "model", "target", "label", "y", "positive", "negative", "nuisance", "unmasked", "completeness_error", "iterations",

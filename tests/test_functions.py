@@ -11,7 +11,7 @@ from torch import Tensor
 
 import dmbp
 import linreg
-from dmbp.functions import MaskedNetwork, MaskedScores, Pair, masked_scores
+from dmbp.learning.passes import MaskedNetwork, MaskedScores, Pair, masked_scores
 from linreg.target import cotangent
 
 TARGET = [0, 2, 1]

@@ -19,11 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dmbp
 import linreg
-from dmbp import DmbpError, kernels
-from dmbp.functions import MaskedNetwork
-from dmbp.layout import pays
+from dmbp import DmbpError
+from dmbp.learning import kernels
+from dmbp.learning.learn import LOSSES, WINDOW, Descent
+from dmbp.learning.memory_format import pays
+from dmbp.learning.passes import MaskedNetwork
 from dmbp.masks import initial_logits
-from dmbp.optimize import LOSSES, WINDOW, Descent
 from linreg.operators import Convolution, Linear
 from linreg.target import cotangent
 
@@ -91,7 +92,7 @@ def test_kernels_are_their_formulas(gate: str, side: float) -> None:
 
 def test_the_optimiser_does_not_depend_on_default_devices() -> None:
     """Made elsewhere, its step would send RMSprop to the kernels of that device: to nothing, on "meta"."""
-    code = "import torch; torch.set_default_device('meta'); from dmbp import kernels; print(kernels.LATE)"
+    code = "import torch; torch.set_default_device('meta'); from dmbp.learning import kernels; print(kernels.LATE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tensor(1.0000e+09)"
 
@@ -109,7 +110,7 @@ def test_a_closed_switch_stops_what_overflowed() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_whole_tensors_give_what_pieces_give(name: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a GPU, uncompiled, on a CPU."""
-    monkeypatch.setattr("dmbp.functions.compiled", lambda kernel: kernel)
+    monkeypatch.setattr("dmbp.learning.passes.compiled", lambda kernel: kernel)
     pieces, whole = learn(name, iterations=6, loss=loss), learn(name, iterations=6, loss=loss, compiled=True)
     for site, mask in pieces.masks.items():
         torch.testing.assert_close(whole.masks[site], mask, rtol=1e-12, atol=1e-12)
@@ -122,7 +123,7 @@ def test_channels_last_are_the_same_numbers_in_another_order(
 ) -> None:
     """In float64, where it is not done: values, gradients, optimiser and masks."""
     first = learn(name, iterations=6, loss=loss)
-    monkeypatch.setattr("dmbp.functions.pays", lambda *arguments: True)
+    monkeypatch.setattr("dmbp.learning.passes.pays", lambda *arguments: True)
     last = learn(name, iterations=6, loss=loss)
     for site, mask in first.masks.items():
         assert last.masks[site].is_contiguous()
@@ -155,7 +156,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_iteration_waits_for_no_number(name: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it can be recorded as a CUDA graph; in pieces, which look at each image's side, it does wait."""
-    monkeypatch.setattr("dmbp.functions.compiled", lambda kernel: kernel)
+    monkeypatch.setattr("dmbp.learning.passes.compiled", lambda kernel: kernel)
     whole, pieces = descent(name, True, loss), descent(name, False, loss)
     with torch.no_grad(), NoWaiting():
         whole.backward(*whole.forward())

@@ -19,7 +19,8 @@ from test_operators import traced as traced_case
 from torch import Tensor, nn
 
 import linreg
-from linreg import Linearization, LinregError, matrices
+from linreg import Linearization, LinregError
+from linreg import jacobian as matrices
 from linreg.operators import Affine, Convolution, Linear
 from linreg.operators.base import LinearFunction
 from linreg.operators.sparse import degrees_of

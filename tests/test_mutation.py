@@ -258,7 +258,7 @@ MUTATIONS = {
 }  # fmt: skip
 
 
-TRACE = import_module("linreg.trace")  # `linreg.trace` is the function
+TRACE = import_module("linreg.capture.trace")
 
 
 def failures(case: str) -> set[str]:

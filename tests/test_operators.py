@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from triad import EXACT, TRIAD, values
 
 import linreg
-import linreg.translate
+import linreg.capture.translate
 from linreg.operators import RULES, Gate
 
 aten = torch.ops.aten
@@ -520,9 +520,9 @@ def traced(name: str) -> Traced:
         used.add(packet if f"{packet}.{overload}" not in RULES else f"{packet}.{overload}")
         return rule_for(target)
 
-    rule_for = linreg.translate.rule_for
+    rule_for = linreg.capture.translate.rule_for
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linreg.translate, "rule_for", spy)
+        patch.setattr(linreg.capture.translate, "rule_for", spy)
         graph = linreg.trace(module, x)
     twin = CASES[name].twin
     return Traced(Lambda(twin) if twin else module, x, graph.linearize(x), frozenset(used))

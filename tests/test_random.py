@@ -26,8 +26,8 @@ from triad import TRIAD, values
 
 import dmbp
 import linreg
-import linreg.translate
-from linreg.fuse import fuse_batch_norm
+import linreg.capture.translate
+from linreg.capture.fuse import fuse_batch_norm
 from linreg.operators import RULES
 from linreg.target import cotangent, sum_per_image
 
@@ -58,7 +58,7 @@ LEFT_OUT = {
 }  # fmt: skip
 DRAWN: Counter[str] = Counter()
 RULED: set[str] = set()
-RULE_FOR = linreg.translate.rule_for
+RULE_FOR = linreg.capture.translate.rule_for
 
 
 def assert_near(found: Tensor, expected: Tensor, what: str, scale: Tensor | float = 1.0) -> None:
@@ -190,7 +190,7 @@ def explore(wanted: frozenset[str], examples: int) -> None:
     def one(network: Network) -> None:
         DRAWN.update(["networks", *(step.kind for step in network.steps)])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(linreg.translate, "rule_for", spy)
+            patch.setattr(linreg.capture.translate, "rule_for", spy)
             check(network)
 
     one()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import linreg
 from linreg import LinregError
 from linreg.operators import RULES
-from linreg.refusals import REASONS
+from linreg.operators.refusals import REASONS
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from torchvision import models
 
 import dmbp
 import linreg
-import linreg.translate
+import linreg.capture.translate
 from linreg import LinregError
 from linreg.operators import Call, smooth
 from linreg.operators.smooth import UNITS, Interpolant, Unit
@@ -90,7 +90,7 @@ def exported(name: str) -> Call:
         return smooth.interpolant(call, pieces)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linreg.translate, "interpolant", spy)
+        patch.setattr(linreg.capture.translate, "interpolant", spy)
         pwl(module(FUNCTIONS[name][0]), numbers(2, 3))
     (call,) = calls
     return call
@@ -629,7 +629,7 @@ def test_an_interpolant_that_misses_its_error_is_found_out(monkeypatch: pytest.M
         built, inputs = smooth.interpolant(call, pieces)
         return broken(built, offsets=built.offsets + 2 * built.max_error), inputs  # type: ignore[arg-type, attr-defined]
 
-    monkeypatch.setattr(linreg.translate, "interpolant", wrong)
+    monkeypatch.setattr(linreg.capture.translate, "interpolant", wrong)
     with pytest.raises(LinregError, match="interpolant of tanh misses its error"):
         pwl(*network("mlp"))
 

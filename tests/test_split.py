@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.decompose import PARTS
-from dmbp.optimize import loss_all
+from dmbp.learning.learn import loss_all
+from dmbp.split import PARTS
 
 TARGET = [0, 2, 1]
 IMAGES = len(TARGET)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import dmbp
 import linreg
-from dmbp.decompose import recurrence
 from dmbp.matrices import matrices, operators, sign_patterns
+from dmbp.split import recurrence
 
 
 def one(name: str, sites: str = "gates") -> tuple[linreg.Linearization, dict[str, Tensor]]:

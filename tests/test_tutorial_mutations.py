@@ -27,7 +27,7 @@ from tutorials import TUTORIALS
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 # Modules whose name is a function's too, or that hold what is patched.
-TRACE, SMOOTH, OPTIMIZE = map(import_module, ("linreg.trace", "linreg.operators.smooth", "dmbp.optimize"))
+TRACE, SMOOTH, OPTIMIZE = map(import_module, ("linreg.capture.trace", "linreg.operators.smooth", "dmbp.learning.learn"))
 
 
 @dataclass(frozen=True)

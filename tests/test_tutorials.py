@@ -125,7 +125,7 @@ SPOILED: dict[str, tuple[Callable[[str], str], str]] = {
     "answers for all to see": (lambda text: text.replace("hide-cell", "cell"), "hidden cell"),
     "an answer missing": (lambda text: "# ".join(text.rsplit("# 3. ", 1)), "no answer"),
     "a private name": (lambda text: text + "graph._by_name\n", "_by_name"),
-    "a private import": (lambda text: text + "from linreg.linearize import _spread\n", "_spread"),
+    "a private import": (lambda text: text + "from linreg.linearization import _spread\n", "_spread"),
     "a module of the tests": (lambda text: text + "import literal\n", "literal"),
 }
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from dmbp.bench.growth import grow
 from dmbp.bench.literal import Literal
-from dmbp.bench.memory import peaks
 from dmbp.bench.report import Report, Row, machine
+from dmbp.bench.resident import peaks
 from dmbp.bench.subject import Problem, Subject, flops, in_turn
-from dmbp.explain import explain
+from dmbp.explanation import explain
 from linreg import trace
 
 RUN, STEPS = 200, 50  # iterations of a whole explanation (the paper's), steps of Integrated Gradients

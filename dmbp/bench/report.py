@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from linreg.summary import table
+from linreg.text import table
 
 Row = dict[str, Any]
 

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from dmbp.datasets import sample_pairs
 from dmbp.errors import DmbpError
-from dmbp.layout import pays
+from dmbp.learning.learn import Learned, learn_masks
+from dmbp.learning.memory_format import pays
 from dmbp.masks import find_sites
-from dmbp.models import Model, check_spec, load_model, untrained
-from dmbp.optimize import Learned, learn_masks
+from dmbp.models.load import Model, check_spec, load_model, untrained
 from linreg import Linearization, OperatorGraph, trace
 
 Network = Callable[[Tensor], Tensor]

@@ -14,10 +14,10 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Shape, sum_to
 from linreg.operators.linear import Scale
+from linreg.operators.reasons import PRODUCT, QUOTIENT, STEP
+from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import positions, selection
 from linreg.operators.table import Built, Call, Data, Known, rule
-from linreg.reasons import PRODUCT, QUOTIENT, STEP
-from linreg.rounding import Rounding
 
 
 @dataclass(frozen=True, eq=False)

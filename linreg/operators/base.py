@@ -20,8 +20,8 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
+from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, diagonal
-from linreg.rounding import Rounding
 
 Shape = tuple[int, ...]
 

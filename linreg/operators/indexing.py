@@ -13,13 +13,13 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import LinearFunction, Shape
+from linreg.operators.reasons import DATA_INDEX
 from linreg.operators.resample import Measured
+from linreg.operators.rounding import Rounding, most
 from linreg.operators.selection import where
 from linreg.operators.sparse import selection, to_numpy
 from linreg.operators.structure import Move, copied, keeps_images
 from linreg.operators.table import Built, Call, Data, Known, rule
-from linreg.reasons import DATA_INDEX
-from linreg.rounding import Rounding, most
 
 
 @dataclass(frozen=True, eq=False)

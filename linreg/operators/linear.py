@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to, with_parameters
+from linreg.operators.reasons import BATCH_STATISTICS
+from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import contraction, of_image, positions, selection, to_numpy
 from linreg.operators.stencil import Stencil
 from linreg.operators.table import Built, Call, Known, rule
-from linreg.reasons import BATCH_STATISTICS
-from linreg.rounding import Rounding
 
 
 @dataclass(frozen=True, eq=False)

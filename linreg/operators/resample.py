@@ -14,9 +14,9 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import LinearFunction, Shape
+from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, to_numpy
 from linreg.operators.table import Built, Call, Known, rule
-from linreg.rounding import Rounding
 
 aten = torch.ops.aten
 CHUNK = 2**22  # elements of the largest value on the way, over all the unit vectors measured at once

@@ -19,9 +19,9 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Shape, sum_to
 from linreg.operators.gates import bounded
+from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import of_image, positions, selection, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule
-from linreg.rounding import Rounding, most
 
 
 @dataclass(frozen=True, eq=False)

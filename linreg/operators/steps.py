@@ -15,8 +15,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from linreg.operators.base import Affine, Constant, Operator, Shape
+from linreg.operators.rounding import Rounding
 from linreg.operators.table import BATCH, Built, Call, Data, Known, rule_for
-from linreg.rounding import Rounding
 
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 SIGNS = ("sign", "sgn")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Shape
+from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import selection, to_numpy
 from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, rule
-from linreg.rounding import Rounding, most
 
 RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy")
 MOVES = ("permute", "transpose", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")

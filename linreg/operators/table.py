@@ -16,7 +16,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Operator, Shape
-from linreg.reasons import PRODUCT
+from linreg.operators.reasons import PRODUCT
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 from scipy.sparse import coo_array
 from torch import Tensor, nn
 
-from linreg import Linearization, matrices, trace
+from linreg import Linearization, trace
+from linreg import jacobian as matrices
 from linreg.operators import Convolution
 
 COLUMNS = 64  # of the identity, from which the time for all of them is extrapolated

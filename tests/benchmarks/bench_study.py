@@ -19,11 +19,11 @@ from torch import Tensor, nn
 import dmbp
 from dmbp.datasets import sample_pairs
 from dmbp.images import read_image
+from dmbp.learning.learn import loss_all
 from dmbp.models import load_model
-from dmbp.optimize import loss_all
 from dmbp.plot import pixel_map
 from linreg import OperatorGraph, trace
-from linreg.summary import table
+from linreg.text import table
 
 ITERATIONS, RATES = (25, 50, 100, 200, 400), (0.005, 0.01, 0.02, 0.05)
 PAPER = (0.01, 200)

@@ -24,16 +24,16 @@ from dmbp.bench import Settings, bench
 from dmbp.bench.growth import draw_growth
 from dmbp.bench.subject import read_subject
 from dmbp.datasets import sample_pairs
-from dmbp.decompose import UNMASKED
 from dmbp.errors import DmbpError
-from dmbp.explain import Result, explain
+from dmbp.explanation import Result, explain
 from dmbp.images import read_image
+from dmbp.learning.learn import LOSSES
 from dmbp.masks import SITES
-from dmbp.models import Model, check_spec, load_model
-from dmbp.networks import NETWORKS
-from dmbp.optimize import LOSSES
+from dmbp.models.digit_networks import NETWORKS
+from dmbp.models.load import Model, check_spec, load_model
+from dmbp.split import UNMASKED
 from linreg import LinregError, OperatorGraph, trace
-from linreg.summary import table
+from linreg.text import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -376,7 +376,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
     return int(text)
-
-
-if __name__ == "__main__":
-    main()

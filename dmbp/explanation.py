@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmbp.decompose import PARTS, Split, decompose
 from dmbp.errors import DmbpError
+from dmbp.learning.learn import Callback, learn_masks
 from dmbp.masks import Masks, Sites
-from dmbp.optimize import Callback, learn_masks
+from dmbp.split import PARTS, Split, decompose
 from linreg import OperatorGraph, trace
 from linreg.target import Target, cotangent
 
@@ -76,7 +76,7 @@ class Result:
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""
-        from dmbp.plot import draw_explanation
+        from dmbp.plot.explanation_picture import draw_explanation
 
         return draw_explanation(self, image, **options)
 

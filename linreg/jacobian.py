@@ -25,7 +25,7 @@ from linreg.operators.sparse import to_numpy
 
 if TYPE_CHECKING:
     from linreg.graph import Node
-    from linreg.linearize import Linearization
+    from linreg.linearization import Linearization
 
 T = TypeVar("T")
 LIMIT = 2**31  # bytes

@@ -11,14 +11,14 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from linreg import matrices
+from linreg import jacobian
 from linreg.certificate import Certificate
 from linreg.errors import LinregError
+from linreg.jacobian import LIMIT, PathOperator
 from linreg.ledger import Ledger, Term, after_gates, elements
-from linreg.matrices import LIMIT, PathOperator
 from linreg.operators import Affine, Diagonal
-from linreg.summary import table
 from linreg.target import Target, cotangent, sum_per_image
+from linreg.text import table
 
 if TYPE_CHECKING:
     from linreg.graph import Node, OperatorGraph
@@ -84,7 +84,7 @@ class Linearization:
         Raises LinregError for unknown or unconnected nodes, for several inputs at once, and before any work where
         the matrix would take more than `limit` bytes.
         """
-        return matrices.matrix(self, stop or self.graph.output, start, format, limit)
+        return jacobian.matrix(self, stop or self.graph.output, start, format, limit)
 
     def operator(self, stop: str | None = None, start: str = "input") -> PathOperator:
         """J = ∂stop/∂start as a `scipy.sparse.linalg.LinearOperator`, without a matrix: for `svds`, norms and solvers.

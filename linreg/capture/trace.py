@@ -17,14 +17,14 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
+from linreg.capture.fuse import fuse_batch_norm
+from linreg.capture.outputs import pick
+from linreg.capture.place import Place, place_of_error
+from linreg.capture.reference import Reference
+from linreg.capture.translate import Program, translate
 from linreg.errors import LinregError
-from linreg.fuse import fuse_batch_norm
 from linreg.graph import INPUT, OperatorGraph
-from linreg.outputs import pick
-from linreg.place import Place, place_of_error
-from linreg.reference import Reference
-from linreg.refusals import not_exported
-from linreg.translate import Program, translate
+from linreg.operators.refusals import not_exported
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 

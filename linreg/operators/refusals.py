@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from linreg.operators.smooth import UNITS
-from linreg.reasons import (
+from linreg.operators.reasons import (
     ATTENTION,
     BATCH_STATISTICS,
     COMPLEX,
@@ -24,6 +23,7 @@ from linreg.reasons import (
     UNKNOWN,
     Reason,
 )
+from linreg.operators.smooth import UNITS
 
 FAMILIES: dict[Reason, tuple[str, ...]] = {
     SMOOTH: tuple(UNITS),

@@ -1,6 +1,7 @@
 """Peak memory of an explanation and of plain passes: on CUDA from its allocator, on Linux from the resident set.
 
-The resident set never shrinks for certain, so each is measured in a process of its own: `python -m dmbp.bench.memory`.
+The resident set never shrinks for certain, so each is measured in a process of its own,
+`python -m dmbp.bench.resident`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dmbp.errors import DmbpError
-from dmbp.explain import explain
+from dmbp.explanation import explain
 from linreg import OperatorGraph
 
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -67,7 +68,7 @@ def _allocated(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _in_child(file: Path, side: str) -> float:
-    command = [sys.executable, "-m", "dmbp.bench.memory", str(file), side, str(torch.get_num_threads())]
+    command = [sys.executable, "-m", "dmbp.bench.resident", str(file), side, str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]

@@ -16,17 +16,17 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from linreg.approximation import Approximation
+from linreg.capture.place import place_of_call
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators import BATCH, Call, Data, Known, rule_for
 from linreg.operators.pointwise import pointwise
+from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, SMOOTH, SMOOTH_AMONG_OTHERS, STEP, UNKNOWN
+from linreg.operators.refusals import FAMILIES, REASONS, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
 from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
 from linreg.operators.structure import RESHAPES
 from linreg.operators.table import Rule, operator_name
-from linreg.place import place_of_call
-from linreg.reasons import CONTROL, CUSTOM, RANDOM, SMOOTH, SMOOTH_AMONG_OTHERS, STEP, UNKNOWN
-from linreg.refusals import FAMILIES, REASONS, reason
 
 IDENTITIES = {
     "clone", "alias", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "dropout", "_to_copy", "to",

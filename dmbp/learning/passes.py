@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dmbp.kernels import accumulate, compiled, enter, in_pieces
-from dmbp.layout import laid_out, layout, pays, rows
-from dmbp.precision import Lowered, lowered
+from dmbp.learning.kernels import accumulate, compiled, enter, in_pieces
+from dmbp.learning.memory_format import laid_out, layout, pays, rows
+from dmbp.learning.precision import Lowered, lowered
 from linreg import Linearization, Node
 from linreg.operators import Affine, Convolution, Diagonal, Linear, LinearFunction, Reshape, Scale, Selection
 from linreg.operators.arithmetic import Sum

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from dmbp.errors import DmbpError
 from dmbp.images import Preprocess
-from dmbp.networks import NETWORKS, pretrained
+from dmbp.models.digit_networks import NETWORKS, pretrained
 
 DEMO, EVAL = "linreg-dmbp[demo]", "linreg-dmbp[eval]"
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
-from dmbp.explain import Result, explain
+from dmbp.explanation import Result, explain
 from dmbp.masks import Sites
-from dmbp.memory import available, footprint, is_out_of_memory
-from dmbp.shelf import Shelf, digest, writable
+from dmbp.runs.memory import available, footprint, is_out_of_memory
+from dmbp.runs.shelf import Shelf, digest, writable
 from linreg import LinregError, OperatorGraph, trace
+from linreg.capture.trace import evaluation, run
 from linreg.target import Target, cotangent
-from linreg.trace import evaluation, run
 
 MARGIN = 1.5  # what libraries and the allocator take beyond the tensors
 SHARE = 0.6  # of the free memory that a batch may take

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from linreg.capture.translate import Program
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
-from linreg.translate import Program
 
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 

@@ -1,4 +1,4 @@
-"""Train a digit-pairs network from nothing: `python -m dmbp.train --network digit-pairs --out DIR`."""
+"""Train a digit-pairs network from nothing: `python -m dmbp.models.train --network digit-pairs --out DIR`."""
 
 import argparse
 import tempfile
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dmbp.datasets import CLASSES, DigitPairs, digit_pairs
 from dmbp.errors import DmbpError
-from dmbp.networks import NETWORKS, save_weights
+from dmbp.models.digit_networks import NETWORKS, save_weights
 
 BATCH = 32
 TEST_COUNT = 1_000
@@ -55,7 +55,7 @@ def both_right(network: nn.Module, pairs: DigitPairs) -> torch.Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train one network, write its weights to OUT/<network>.npz and print how well it does on test pictures."""
-    parser = argparse.ArgumentParser(prog="python -m dmbp.train", description="Train a digit-pairs network.")
+    parser = argparse.ArgumentParser(prog="python -m dmbp.models.train", description="Train a digit-pairs network.")
     parser.add_argument("--network", choices=NETWORKS, default="digit-pairs")
     parser.add_argument("--epochs", type=_positive, default=8)
     parser.add_argument("--count", type=_positive, default=8_000, help="pictures per epoch (default: 8000)")

@@ -1,0 +1,1 @@
+"""Many images: batches that fit the memory, and a folder of results from which a long run goes on."""

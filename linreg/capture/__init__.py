@@ -1,0 +1,1 @@
+"""From an unmodified model to its operator graph: export, translate, fuse, and compare with the model."""
