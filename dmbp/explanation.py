@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
+from dmbp.files import whole
 from dmbp.learning.learn import Callback, learn_masks
 from dmbp.masks import Masks, Sites
 from dmbp.split import PARTS, Split, decompose
@@ -102,16 +102,10 @@ class Result:
         """Write `arrays()` to a compressed .npz file, whole or not at all, and return its path."""
         path = Path(path)
         path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
-        partial = path.with_name(f"{path.stem}.partial.npz")
         arrays = self.arrays()
-        try:
+        with whole(path) as partial:
             np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-            return partial.replace(path)
-        except OSError as error:
-            raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        return path
 
 
 @torch.inference_mode(False)

@@ -229,7 +229,7 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     expected = explained("conv_bn", batch_size=2)
     sizes.clear()
-    step, steps = dmbp.learning.learn.Descent.backward, []  # type: ignore[attr-defined]
+    step, steps = dmbp.learning.descent.Descent.backward, []  # type: ignore[attr-defined]
 
     def interrupted(*given: Any) -> None:
         steps.append(1)
@@ -239,7 +239,7 @@ def test_an_interrupted_run_goes_on(
 
     found: list[Explained] = []
     with monkeypatch.context() as patch:
-        patch.setattr(dmbp.learning.learn.Descent, "backward", interrupted)  # type: ignore[attr-defined]
+        patch.setattr(dmbp.learning.descent.Descent, "backward", interrupted)  # type: ignore[attr-defined]
         with pytest.raises(KeyboardInterrupt):
             _, x, graph = given("conv_bn")
             for value in dmbp.explain_all(graph, x, TARGETS, iterations=4, batch_size=2, out=tmp_path, progress=False):

@@ -18,7 +18,7 @@ from torch import Tensor
 import dmbp
 from dmbp import cli
 from dmbp.datasets import sample_pairs
-from dmbp.learning.learn import LOSSES
+from dmbp.learning.objective import LOSSES
 from dmbp.models import load_model
 from dmbp.networks import pretrained
 from dmbp.plot.explanation_picture import _number

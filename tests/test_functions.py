@@ -11,7 +11,8 @@ from torch import Tensor
 
 import dmbp
 import linreg
-from dmbp.learning.passes import MaskedNetwork, MaskedScores, Pair, masked_scores
+from dmbp.learning.autograd import MaskedScores, masked_scores
+from dmbp.learning.passes import MaskedNetwork, Pair
 from linreg.target import cotangent
 
 TARGET = [0, 2, 1]

@@ -21,8 +21,9 @@ import dmbp
 import linreg
 from dmbp import DmbpError
 from dmbp.learning import kernels
-from dmbp.learning.learn import LOSSES, WINDOW, Descent
+from dmbp.learning.descent import WINDOW, Descent
 from dmbp.learning.memory_format import pays
+from dmbp.learning.objective import LOSSES
 from dmbp.learning.passes import MaskedNetwork
 from dmbp.masks import initial_logits
 from linreg.operators import Convolution, Linear

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.learning.learn import loss_all
+from dmbp.learning.objective import loss_all
 from dmbp.split import PARTS
 
 TARGET = [0, 2, 1]

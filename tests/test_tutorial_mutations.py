@@ -26,8 +26,10 @@ from linreg.operators.pooling import MaxPool
 from tutorials import TUTORIALS
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-# Modules whose name is a function's too, or that hold what is patched.
-TRACE, SMOOTH, OPTIMIZE = map(import_module, ("linreg.capture.trace", "linreg.operators.smooth", "dmbp.learning.learn"))
+# Modules that hold what is patched.
+TRACE, SMOOTH, OBJECTIVE = map(
+    import_module, ("linreg.capture.trace", "linreg.operators.smooth", "dmbp.learning.objective")
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def everywhere(function: Callable[..., Any], wrong: Callable[..., Any]) -> Patch
 
 def climbing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient of the masks with the wrong sign, whatever they minimise."""
-    for name, loss in OPTIMIZE.LOSSES.items():
-        monkeypatch.setitem(OPTIMIZE.LOSSES, name, lambda *scores, loss=loss: -loss(*scores))
+    for name, loss in OBJECTIVE.LOSSES.items():
+        monkeypatch.setitem(OBJECTIVE.LOSSES, name, lambda *scores, loss=loss: -loss(*scores))
 
 
 def before_the_offset(self: Masked, *inputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dmbp.learning.learn import loss_all
+from dmbp.learning.objective import loss_all
 from dmbp.masks import Masks, Sites, find_sites, initial_logits
 from linreg import Linearization, Node
 from linreg.target import Target, cotangent, sum_per_image

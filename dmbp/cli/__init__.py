@@ -27,7 +27,7 @@ from dmbp.datasets import sample_pairs
 from dmbp.errors import DmbpError
 from dmbp.explanation import Result, explain
 from dmbp.images import read_image
-from dmbp.learning.learn import LOSSES
+from dmbp.learning.objective import LOSSES
 from dmbp.masks import SITES
 from dmbp.models.digit_networks import NETWORKS
 from dmbp.models.load import Model, check_spec, load_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dmbp.learning.learn import Descent, Scores
+    from dmbp.learning.descent import Descent, Scores
 
 WARM_UP = 3  # runs in which kernels are compiled and libraries choose their algorithms
 

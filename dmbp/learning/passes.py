@@ -1,4 +1,4 @@
-"""Both masked passes and the gradient of the masks in closed form: the custom autograd Function of the method.
+"""Both masked passes of a network, and the way back through them, on which the gradient of the masks is had.
 
 Indices: l site, n image. σ_l = sigmoid(θ_l); h_l is the value of site l behind its mask, g_l the adjoint that arrives
 there. Then ∂P/∂θ_l = g_l ⊙ h_l ⊙ (1 − σ_l): one backward sweep of first order, where Algorithm 1 differentiates a
@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dmbp.learning.kernels import accumulate, compiled, enter, in_pieces
+from dmbp.learning.kernels import compiled, enter, in_pieces
 from dmbp.learning.memory_format import laid_out, layout, pays, rows
 from dmbp.learning.precision import Lowered, lowered
 from linreg import Linearization, Node
@@ -204,44 +203,6 @@ def _same_for_all(affine: Affine, dims: int) -> bool:
     return known and all(value.dim() <= dims or len(value) == 1 for value in held)
 
 
-class MaskedScores(torch.autograd.Function):
-    """θ ↦ (P(σ), P(1 − σ)), each (N,). A true derivative of first order, in closed form.
-
-    The values behind the masks are returned too, undifferentiated, only so that the backward pass may keep them.
-    """
-
-    @staticmethod
-    def forward(network: MaskedNetwork, *logits: Tensor) -> tuple[Tensor, ...]:
-        (plus, minus), kept = network.forward(dict(zip(network.sites, logits, strict=True)))
-        return plus, minus, *(kept[site] for site in network.sites)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        network, *logits = inputs
-        ctx.network = network
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*logits, *output[2:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        network: MaskedNetwork = ctx.network
-        logits, kept = ctx.saved_tensors[: len(network.sites)], ctx.saved_tensors[len(network.sites) :]
-        values = dict(zip(network.sites, zip(logits, kept, strict=True), strict=True))
-        grads = {site: network.sites[site].place(theta).zero_() for site, (theta, _) in values.items()}
-        zero = network.seed.new_zeros(len(network.seed))
-        plus, minus = (zero if c is None else c for c in cotangents[:2])
-        for side, cotangent in passes(plus, minus):
-
-            def visit(site: str, grad: Tensor, side: Tensor = side) -> None:
-                theta, value = values[site]
-                network.at(site, accumulate, side, grad, value, (theta, grads[site]))
-
-            network.backward(cotangent, visit)
-        return None, *(grads[site] for site in network.sites)
-
-
 def passes(plus: Tensor, minus: Tensor, both: bool | None = None) -> list[Pair]:
     """(side, cotangent) of the sweeps back that the scores' cotangents ask for.
 
@@ -254,9 +215,3 @@ def passes(plus: Tensor, minus: Tensor, both: bool | None = None) -> list[Pair]:
     if both:
         return [(torch.ones_like(side), plus), (torch.zeros_like(side), minus)]
     return [(side, torch.where(plus != 0, plus, minus))]
-
-
-def masked_scores(network: MaskedNetwork, logits: Mapping[str, Tensor]) -> Pair:
-    """P(σ) and P(1 − σ) of each image, differentiable with respect to the logits."""
-    plus, minus, *_ = MaskedScores.apply(network, *(logits[site] for site in network.sites))
-    return plus, minus

@@ -4,19 +4,14 @@ Both map pictures (N, 1, 64, 64) to logits (N, 10), one per digit class. A pictu
 probability of a class is the sigmoid of its logit.
 """
 
-import os
-import zipfile
-import zlib
 from collections.abc import Callable
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
+from importlib.resources import as_file, files
 
-import numpy as np
 import torch
 from torch import nn
 
 from dmbp.errors import DmbpError
+from dmbp.models.weights import load_weights
 
 
 class DigitPairsResNet(nn.Module):
@@ -96,54 +91,6 @@ def pretrained(name: str) -> nn.Module:
     if name not in NETWORKS:
         raise DmbpError(f"pretrained: expected one of {', '.join(NETWORKS)}; got {name!r}")
     network = NETWORKS[name]()
-    load_weights(network, files("dmbp").joinpath("assets", f"{name}.npz"))
+    with as_file(files("dmbp").joinpath("assets", f"{name}.npz")) as path:
+        load_weights(network, path)
     return network.eval()
-
-
-def load_weights(network: nn.Module, path: Traversable) -> None:
-    """Fill `network` with the arrays of a .npz file written by `save_weights`.
-
-    Raises `DmbpError`, before anything is changed, for a file that is no .npz of plain arrays, or whose names, shapes
-    or dtypes are not exactly the network's, or which holds a value that is not finite.
-    """
-    arrays = _read(path)
-    state = network.state_dict()
-    if arrays.keys() != state.keys():
-        missing, unknown = sorted(state.keys() - arrays.keys()), sorted(arrays.keys() - state.keys())
-        raise DmbpError(f"{path}: weights do not fit the network: missing {missing}, unknown {unknown}")
-    weights = {key: _fitting(arrays[key], like, f"{path}: {key}") for key, like in state.items()}
-    network.load_state_dict(weights)
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write every parameter and buffer to the .npz file `path`, which appears whole or not at all."""
-    arrays = {key: value.detach().cpu().numpy() for key, value in network.state_dict().items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _read(path: Traversable) -> dict[str, np.ndarray | bytes]:
-    try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream):  # np.load would also take other formats
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as arrays:
-                return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DmbpError(f"{path}: expected a .npz file of plain arrays: {error}") from error
-
-
-def _fitting(array: np.ndarray | bytes, like: torch.Tensor, where: str) -> torch.Tensor:
-    """`array` as a tensor, if it can stand in for `like`."""
-    expected = like.numpy(force=True)
-    if not isinstance(array, np.ndarray):  # numpy hands out other members of the archive as bytes
-        raise DmbpError(f"{where}: expected an array, got {type(array).__name__}")
-    if (array.shape, array.dtype) != (expected.shape, expected.dtype):
-        raise DmbpError(f"{where}: expected {expected.shape} {expected.dtype}, got {array.shape} {array.dtype}")
-    if not np.isfinite(array).all():
-        raise DmbpError(f"{where}: expected finite values")
-    return torch.from_numpy(array)

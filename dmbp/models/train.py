@@ -1,7 +1,6 @@
 """Train a digit-pairs network from nothing: `python -m dmbp.models.train --network digit-pairs --out DIR`."""
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from tqdm import tqdm
 
 from dmbp.datasets import CLASSES, DigitPairs, digit_pairs
 from dmbp.errors import DmbpError
-from dmbp.models.digit_networks import NETWORKS, save_weights
+from dmbp.files import writable
+from dmbp.models.digit_networks import NETWORKS
+from dmbp.models.weights import save_weights
 
 BATCH = 32
 TEST_COUNT = 1_000
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="default: here")
     options = parser.parse_args(arguments)
     try:
-        _check_writable(options.out)
+        writable(options.out)
         test = digit_pairs(TEST_COUNT, split="test", seed=options.seed)
-    except (OSError, DmbpError) as error:
+    except DmbpError as error:
         parser.error(str(error))
 
     with torch.random.fork_rng(devices=[]):
@@ -88,13 +89,6 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return number
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise `OSError` now rather than after minutes of training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
 from dmbp.explanation import Result, explain
+from dmbp.files import writable
 from dmbp.masks import Sites
 from dmbp.runs.memory import available, footprint, is_out_of_memory
-from dmbp.runs.shelf import Shelf, digest, writable
+from dmbp.runs.shelf import Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.trace import evaluation, run
 from linreg.target import Target, cotangent

@@ -9,10 +9,9 @@ import hashlib
 import json
 import pickle
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dmbp.errors import DmbpError
+from dmbp.files import whole
 from linreg import OperatorGraph
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -58,16 +58,8 @@ class Shelf:
 
     def keep(self, index: int, arrays: Mapping[str, Any], **made: str) -> None:
         """Write a file, whole or not at all."""
-        path = self.path(index)
-        partial = path.with_name(f"{path.stem}.partial.npz")
-        try:
+        with whole(self.path(index)) as partial:
             np.savez(partial, made=np.array(json.dumps({**self.made, **made})), **arrays)
-            partial.replace(path)
-        except OSError as error:
-            raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
 
     def _check(self, path: Path, made: Mapping[str, Any]) -> None:
         with _reading(path) as arrays:
@@ -93,16 +85,6 @@ def _reading(path: Path) -> Iterator[Any]:
         raise DmbpError(
             f"{path} is broken, or no file of explain_all: delete it, or give another folder with `out`"
         ) from error
-
-
-def writable(folder: Path) -> Path:
-    """The folder, made where there is none. Raises DmbpError where nothing can be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise DmbpError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 class _Pickler(pickle.Pickler):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import dmbp
 from dmbp.datasets import sample_pairs
 from dmbp.images import read_image
-from dmbp.learning.learn import loss_all
+from dmbp.learning.objective import loss_all
 from dmbp.models import load_model
 from dmbp.plot import pixel_map
 from linreg import OperatorGraph, trace
