@@ -18,7 +18,8 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Linearization, Node
-from linreg.jacobian import LIMIT, size
+from linreg.jacobian import size
+from linreg.linearization import LIMIT
 from linreg.operators.sparse import diagonal
 
 PATTERNS = 12  # sites: 4096 patterns

@@ -16,19 +16,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from linreg.ledger import Ledger, elements
+from linreg.graph import Node
+from linreg.ledger import Ledger
+from linreg.linearization import Linearization
 from linreg.margins import Margin, closeness, margins
 from linreg.operators.rounding import gamma, widening
 from linreg.target import Target, cotangent
-
-if TYPE_CHECKING:
-    from linreg.graph import Node
-    from linreg.linearization import Linearization
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +114,7 @@ def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Te
         flows.append(_times(forward + backward, through * widening(rule.forward, grad)))
         for place, (_, share) in enumerate(shares):
             own = grad.numel() // share.numel() + share[0].numel() + terms
-            flows.append((forward + gamma(own, grad)) * _flow(elements(affine, place, grad)))
+            flows.append((forward + gamma(own, grad)) * _flow(affine.elements(place, grad)))
         return affine.adjoint(grad)
 
     lin.graph.pull({lin.graph.output: seed}, step)

@@ -8,19 +8,19 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-import networkx as nx
 import torch
 from torch import Tensor
 
 from linreg.approximation import Approximation
 from linreg.errors import LinregError
-from linreg.linearization import Linearization
 from linreg.operators import Affine, Gate, Operator
 from linreg.text import table
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what methods make of a graph: their files import this one
+    import networkx as nx
     from matplotlib.axes import Axes
 
+    from linreg.linearization import Linearization
     from linreg.module import Network
 
 INPUT = "input"
@@ -114,6 +114,8 @@ class OperatorGraph:
 
         Raises LinregError where x has another shape, dtype or device than the graph, or is not finite.
         """
+        from linreg.linearization import Linearization
+
         self.check(x)
         x = x.detach()
         frozen: dict[str, Affine] = {}
@@ -196,6 +198,17 @@ class OperatorGraph:
         """The nodes that read the value of `name`."""
         return tuple(node for node in self.nodes if name in node.inputs)
 
+    def after_gates(self) -> set[str]:
+        """The affine nodes behind the last gates and selections: their constants weigh the same at every input."""
+        before: set[str] = set()
+        after: set[str] = set()
+        for node in reversed(self.nodes):
+            if node.name in before or not isinstance(node.operator, Affine):
+                before.update(node.inputs)
+            else:
+                after.add(node.name)
+        return after
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a node's value for one image; `input_shape` for "input"."""
         return self.input_shape if name == INPUT else self[name].shape
@@ -221,6 +234,8 @@ class OperatorGraph:
 
     def to_networkx(self) -> nx.DiGraph:
         """The graph for networkx; nodes carry `kind`, `shape`, `module` and `is_gate`."""
+        import networkx as nx  # slow to import, and few need it
+
         result = nx.DiGraph()
         result.add_node(INPUT, kind=INPUT, shape=self.input_shape, module="", is_gate=False)
         for node in self.nodes:
@@ -243,13 +258,13 @@ class OperatorGraph:
         on it as on any other module. It is in eval mode: in training mode, batch norm that is not folded in would take
         the statistics of the batch.
         """
-        from linreg.module import Network  # which is made of graphs
+        from linreg.module import Network
 
         return Network(self)
 
     def draw(self, ax: Axes | None = None, colour: Mapping[str, float] | None = None, label: str = "") -> Axes:
         """A picture of the graph, its nodes coloured by any numbers {name: number}; see `linreg.plot.draw_graph`."""
-        from linreg.plot.graph_picture import draw_graph  # matplotlib is slow to import, and few need it
+        from linreg.plot import draw_graph
 
         return draw_graph(self, ax, colour, label)
 

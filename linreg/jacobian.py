@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,14 +21,11 @@ from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
 from linreg.errors import LinregError
+from linreg.graph import Node
+from linreg.linearization import LIMIT, Linearization
 from linreg.operators.sparse import to_numpy
 
-if TYPE_CHECKING:
-    from linreg.graph import Node
-    from linreg.linearization import Linearization
-
 T = TypeVar("T")
-LIMIT = 2**31  # bytes
 # Elements of the largest value on the way, over all the vectors pushed at once: what a CPU's cache holds, or more.
 BATCH = {"cpu": 2**18, "cuda": 2**24}
 THIN = 128  # up to so many rows or columns, they are pushed through the operators without a look at their zeros

@@ -9,19 +9,15 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators import Affine
 from linreg.target import sum_per_image
 from linreg.text import table
-
-if TYPE_CHECKING:
-    from linreg.graph import OperatorGraph
 
 Row = tuple[str, str, float]
 Key = TypeVar("Key", bound=Hashable)
@@ -203,24 +199,3 @@ def _difference(a: Term, b: Term) -> Term:
 def module(node: str, depth: int) -> str:
     """The first `depth` levels of a node's path: "layer1.0" of "layer1.0.conv1" at 2."""
     return ".".join(node.split(".")[:depth])
-
-
-def elements(affine: Affine, place: int, grad: Tensor) -> Tensor:
-    """g ⊙ β of the constant at `place` for each element of g = `grad`, whatever the operator does with its constants.
-
-    Its share is linear in g, so the derivative of its sum by g is β (a masked operator's: σ ⊙ β).
-    """
-    beta: Tensor = torch.func.grad(lambda g: affine.shares(g)[place][1].sum())(grad)
-    return grad * beta
-
-
-def after_gates(graph: OperatorGraph) -> set[str]:
-    """The affine nodes from which no gate or selection is reached: their constants weigh the same at every input."""
-    before: set[str] = set()
-    after: set[str] = set()
-    for node in reversed(graph.nodes):
-        if node.name in before or not isinstance(node.operator, Affine):
-            before.update(node.inputs)
-        else:
-            after.add(node.name)
-    return after

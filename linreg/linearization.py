@@ -11,17 +11,18 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from linreg import jacobian
-from linreg.certificate import Certificate
 from linreg.errors import LinregError
-from linreg.jacobian import LIMIT, PathOperator
-from linreg.ledger import Ledger, Term, after_gates, elements
+from linreg.graph import Node, OperatorGraph
+from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
 from linreg.target import Target, cotangent, sum_per_image
 from linreg.text import table
 
-if TYPE_CHECKING:
-    from linreg.graph import Node, OperatorGraph
+if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
+    from linreg.certificate import Certificate
+    from linreg.jacobian import PathOperator
+
+LIMIT = 2**31  # bytes of an explicit matrix, unless said otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,8 @@ class Linearization:
         Raises LinregError for unknown or unconnected nodes, for several inputs at once, and before any work where
         the matrix would take more than `limit` bytes.
         """
+        from linreg import jacobian
+
         return jacobian.matrix(self, stop or self.graph.output, start, format, limit)
 
     def operator(self, stop: str | None = None, start: str = "input") -> PathOperator:
@@ -91,6 +94,8 @@ class Linearization:
 
         Raises LinregError for unknown or unconnected nodes and for several inputs at once.
         """
+        from linreg.jacobian import PathOperator
+
         return PathOperator(self, stop or self.graph.output, start)
 
     def score(self, target: Target = None) -> Tensor:
@@ -104,7 +109,7 @@ class Linearization:
     @torch.no_grad()
     def ledger(self, target: Target = None) -> Ledger:
         """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19)."""
-        seed, last, terms = cotangent(target, self.output), after_gates(self.graph), list[Term]()
+        seed, last, terms = cotangent(target, self.output), self.graph.after_gates(), list[Term]()
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
@@ -119,6 +124,8 @@ class Linearization:
 
     def certificate(self, target: Target = None) -> Certificate:
         """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound."""
+        from linreg.certificate import Certificate
+
         cotangent(target, self.output)
         return Certificate(self, target)
 
@@ -136,7 +143,7 @@ class Linearization:
         return table(rows, ("node", "operator", "shape", "open", "inputs"), right=(3,))
 
     def _spread(self, seed: Tensor, node: str, place: int) -> Tensor:
-        return elements(self.frozen[node], place, self.adjoint(seed, start=node))
+        return self.frozen[node].elements(place, self.adjoint(seed, start=node))
 
     def _zeros(self, name: str) -> Tensor:
         return self.input.new_zeros(self.input.shape[0], *self.graph.shape(name))

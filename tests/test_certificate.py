@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from linreg.pattern import disagreements
 from nets import NETS, Lambda, traced
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import linreg
 from linreg import LinregError
 from linreg.certificate import completeness_bound
-from linreg.margins import carry, disagreements, margins
+from linreg.margins import carry, margins
 from linreg.operators import Affine, Diagonal, Scale
 from linreg.operators.rounding import gamma, widening
 from linreg.operators.sparse import diagonal

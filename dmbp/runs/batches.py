@@ -21,7 +21,7 @@ from dmbp.masks import Sites
 from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.shelf import Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
-from linreg.capture.trace import evaluation, run
+from linreg.capture.export import evaluation, run
 from linreg.target import Target, cotangent
 
 MARGIN = 1.5  # what libraries and the allocator take beyond the tensors

@@ -1,13 +1,19 @@
-"""Folding batch norm into the layer before it, once, when the graph is made."""
+"""Several nodes as one, when the graph is made: batch norm in the layer before it, gates written as several calls."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
 from linreg.graph import Node, OperatorGraph
-from linreg.operators import Convolution, Linear, Scale
+from linreg.operators import Call, Convolution, Data, Gate, Linear, Operator, Pointwise, Scale
+from linreg.operators.arithmetic import Sum
+from linreg.operators.base import Shape
+from linreg.operators.selection import Extremum
+from linreg.operators.steps import Choice
+from linreg.operators.table import Built
 
 
 def fuse_batch_norm(graph: OperatorGraph) -> OperatorGraph:
@@ -47,3 +53,41 @@ def _folded(layer: Node, norm: Node) -> Node:
     assert isinstance(factor, Tensor)
     operator = layer.operator.scaled(factor.flatten(), shift)
     return replace(norm, operator=operator, inputs=layer.inputs, module=layer.module)
+
+
+def pointwise(built: Operator, inputs: tuple[Data, ...], call: Call, nodes: Mapping[str, Node]) -> Built:
+    """A choice as a gate, where all that it chooses from and by is made elementwise of one value.
+
+    `nodes` are those before it, in order; they stay, for whoever else reads them. Where the program fixes the number of
+    images, its constants may be of that size, and it stays a choice.
+    """
+    shape, fixed = call.shape, (call.images or 1) > 1
+    if fixed or not isinstance(built, Choice | Extremum) or not _is_elementwise(built, shape):
+        return built, inputs
+    order = {name: place for place, name in enumerate(nodes)}
+    open_ends, members = {data.name for data in inputs}, list[str]()
+    while len(open_ends) > 1:
+        last = max(open_ends, key=lambda name: order.get(name, -1))
+        if last not in nodes or not _is_elementwise(nodes[last].operator, shape):
+            return built, inputs
+        members.insert(0, last)
+        open_ends = (open_ends - {last}) | set(nodes[last].inputs)
+    (root,) = open_ends
+    places = {name: place for place, name in enumerate([root, *members])}
+    lines = [(nodes[name].operator, nodes[name].inputs) for name in members] + [(built, [x.name for x in inputs])]
+    tape = tuple((operator, tuple(places[name] for name in names)) for operator, names in lines)
+    return Pointwise(tape, shape, call.like), (Data(root, shape),)
+
+
+def _is_elementwise(operator: Operator, shape: Shape) -> bool:
+    """Whether z, of this shape, depends on the elements in the same place only."""
+    match operator:
+        case Gate():
+            return True
+        case Scale():
+            return operator.shape == shape
+        case Sum() | Extremum():
+            return all(own == shape for own in operator.shapes)
+        case Choice():
+            return operator.is_elementwise(shape)
+    return False

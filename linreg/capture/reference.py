@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
-from linreg.capture.translate import Program
+from linreg.capture.export import Program
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
 

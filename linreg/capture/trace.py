@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
-from io import StringIO
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
+from linreg.capture.agreement import close, compare, compare_batch, other_batches
+from linreg.capture.export import Program, evaluation, export, run
 from linreg.capture.fuse import fuse_batch_norm
 from linreg.capture.outputs import pick
-from linreg.capture.place import Place, place_of_error
 from linreg.capture.reference import Reference
-from linreg.capture.translate import Program, translate
 from linreg.errors import LinregError
-from linreg.graph import INPUT, OperatorGraph
-from linreg.operators.refusals import not_exported
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+from linreg.graph import OperatorGraph
 
 PIECES = 32  # of each interpolant, unless said otherwise
 
@@ -62,6 +52,8 @@ def trace(
     own backward is not used. Raises LinregError, naming the node, its module and the source line, where the model is
     not piecewise linear, and where the graph does not reproduce its output on the example.
     """
+    from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
+
     check(model, example)
     check_pieces(nonlinear, pieces)
     images = len(example)
@@ -78,7 +70,7 @@ def trace(
     exact = Reference(captured, {})
     reference = Reference(captured, {origins[name]: interpolant for name, interpolant in interpolants.items()})
     compare(graph, reference(example) if interpolants else expected, example, reference, origins)
-    if interpolants and not _close(exact(example), expected):
+    if interpolants and not close(exact(example), expected):
         raise LinregError("the exported program does not reproduce the model's output: please report this network")
     for batch, result in others:
         value = pick(result, output)[0]
@@ -148,134 +140,3 @@ def check(model: nn.Module, example: Tensor) -> None:
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
     if example.shape[0] == 0 or not example.isfinite().all():
         raise LinregError("the example must hold at least one input, and finite numbers only")
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and then each of its modules in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def run(model: nn.Module, example: Tensor) -> Any:
-    """The model's result on a copy of the example, with copies of its buffers: it may write to either."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the model's own, which its user knows
-            return torch.func.functional_call(model, buffers, (example.clone(),))
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0].rstrip(".:")
-        why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
-        advice = "model.eval()(example) must run and return its scores"
-        raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
-
-
-def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
-    """The example in use, the model as a program of functional ATen calls, and whether it takes any batch size.
-
-    A batch of one could be taken for a constant, or dropped by squeeze(), so there are at least two inputs in use,
-    unless the model fixes its batch size.
-    """
-    two = example if len(example) > 1 else torch.cat([example, example / 2])
-    failures: list[tuple[Exception, Place]] = []
-    for inputs, shapes in ((two, ({0: Dim("batch")},)), (example, None)):
-        try:
-            with silence():
-                program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
-                return inputs, program.run_decompositions({}), shapes is not None
-        except Exception as error:
-            failures.append((error, place_of_error(error, model)))
-    # The batch size is no matter of the second; the first may still be the one that knows the line.
-    telling, place = max(reversed(failures), key=lambda failure: bool(failure[1].source))
-    why = f"torch.export cannot capture this model: {not_exported(telling)}"
-    raise LinregError("\n".join([why, *place.lines])) from telling
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """No warnings, logs or prints of the exporter: they are of its own matters, and an exception says what fails."""
-    loggers = [logger for name, logger in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "torch"]
-    handlers = {h: h.level for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers}
-    try:
-        for handler in handlers:
-            handler.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for handler, level in handlers.items():
-            handler.setLevel(level)
-
-
-def compare(
-    graph: OperatorGraph, expected: Tensor, example: Tensor, reference: Reference, origins: dict[str, str]
-) -> None:
-    """Raise LinregError, naming the first node that differs from the reference, unless the graph gives what it must."""
-    with torch.no_grad():
-        if not expected.isfinite().all():
-            raise LinregError("the model's own output on the example is not finite")
-        try:
-            value = graph(example)
-        except (RuntimeError, TypeError) as error:
-            raise LinregError(f"the graph fails where the model runs: {error}; please report this network") from error
-        if _close(value, expected):
-            return _compare_alone(graph, example)
-        recorded = reference.values(example)
-        for node, value in _values(graph, example):
-            origin = recorded.get(origins.get(node, ""))
-            if origin is not None and not _close(value, origin):
-                raise LinregError(
-                    f"the graph differs from the model, first at {graph[node]}: please report this network"
-                )
-    raise LinregError("the graph does not reproduce the model's output: please report this network")
-
-
-def other_batches(model: nn.Module, example: Tensor) -> list[tuple[Tensor, Any]]:
-    """The model's results on one input more than the example, and on one alone, where it takes them."""
-    results = []
-    for batch in (torch.cat([example, example[:1]]), example[:1]):
-        with suppress(LinregError):
-            results.append((batch, run(model, batch)))
-    return results
-
-
-def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Tensor) -> None:
-    """Raise LinregError unless graph or program agrees with the model on a batch of another size."""
-    value = graph(batch)
-    if expected.numel() != value.numel() or not _close(value, expected.reshape(value.shape)):
-        raise LinregError(
-            f"on {len(batch)} input(s) the model computes something else than on the example: its forward uses the "
-            "number of inputs (len(x), x.shape[0], x.numel()) in its arithmetic, or to choose its path"
-        )
-
-
-def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
-    """Raise LinregError where an image's output depends on the others, or on its place among them."""
-    value, other = graph(example), 0.1 - 1.3 * example.flip(-1)
-    first, rest = torch.cat([example[:1], other[1:]]), torch.cat([other[:1], example[1:]])
-    alone = _close(graph(first)[:1], value[:1]) and _close(graph(rest)[1:], value[1:])
-    if not (alone and _close(graph(example.roll(1, 0)), value.roll(1, 0))):
-        raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
-
-
-def _close(value: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs agree: to rounding, on the scale of each image."""
-    if value.shape != expected.shape or not expected.numel():
-        return value.shape == expected.shape
-    scale = expected.flatten(1).abs().amax(1) if expected.dim() > 1 else expected.abs()
-    error = (value - expected).flatten(1).abs().amax(1) if expected.dim() > 1 else (value - expected).abs()
-    return bool((error <= TOLERANCE[expected.dtype] * scale.clamp_min(1e-3 * scale.max())).all())
-
-
-def _values(graph: OperatorGraph, example: Tensor) -> Iterator[tuple[str, Tensor]]:
-    values = {INPUT: example}
-    for node in graph.nodes:
-        inputs = [values[name] for name in node.inputs]
-        values[node.name] = node.operator.freeze(*inputs)(*inputs)
-        yield node.name, values[node.name]

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import operator
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from linreg.approximation import Approximation
+from linreg.capture.export import Program
+from linreg.capture.fuse import pointwise
 from linreg.capture.place import place_of_call
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators import BATCH, Call, Data, Known, rule_for
-from linreg.operators.pointwise import pointwise
 from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, SMOOTH, SMOOTH_AMONG_OTHERS, STEP, UNKNOWN
 from linreg.operators.refusals import FAMILIES, REASONS, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
 from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
 from linreg.operators.structure import RESHAPES
-from linreg.operators.table import Rule, operator_name
+from linreg.operators.table import IDENTITIES, Rule, operator_name
 
-IDENTITIES = {
-    "clone", "alias", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "dropout", "_to_copy", "to",
-    "feature_dropout", "alpha_dropout", "native_dropout", "type_as",
-}  # fmt: skip
 # Calls that take sizes, and the argument that holds them.
 SIZED = {
     "repeat": "repeats",
@@ -46,19 +42,6 @@ ALIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "fill", "zero", "
 TYPED = ("new_zeros", "new_ones", "new_full", "new_empty")
 # Calls whose arguments are factors.
 PRODUCTS = ("mul", "multiply", "mm", "bmm", "mv", "matmul", "einsum")
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
-
-    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
-    """
-
-    exported: ExportedProgram
-    place: int
-    dynamic: bool
-    pieces: int | None = None
 
 
 def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[str, str]]:

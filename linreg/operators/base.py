@@ -115,6 +115,14 @@ class Affine(Operator):
         """Each β with its share of the score, where `grad` is the score's gradient at z."""
         return [(constant, constant.share(grad)) for constant in self.constants]
 
+    def elements(self, place: int, grad: Tensor) -> Tensor:
+        """g ⊙ β of the constant at `place` for each element of g = `grad`, whatever is done with the constants.
+
+        Its share is linear in g, so the derivative of its sum by g is β (a masked operator's: σ ⊙ β).
+        """
+        beta: Tensor = torch.func.grad(lambda g: self.shares(g)[place][1].sum())(grad)
+        return grad * beta
+
     def rounding(self, *inputs: Tensor) -> Rounding:
         """How A rounds at such inputs, (N, *shape) each: by its matrices, with two roundings to spare.
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from linreg.capture.translate import IDENTITIES
 from linreg.operators import RULES, steps
 from linreg.operators.base import Operator
 from linreg.operators.pointwise import Pointwise
 from linreg.operators.refusals import FAMILIES
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
 from linreg.operators.steps import Choice
-from linreg.operators.table import Call, Data, Rule
+from linreg.operators.table import IDENTITIES, Call, Data, Rule
 
 COMMAND = "python -m linreg.operators > tutorials/operators.md"
 PIECES = (8, 32, 128)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from math import inf
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from linreg.operators.arithmetic import Sum
 from linreg.operators.base import Diagonal, Operator, Shape
 from linreg.operators.gates import Bound, Gate
-from linreg.operators.linear import Scale
 from linreg.operators.selection import Extremum
 from linreg.operators.steps import Choice
-from linreg.operators.table import Built, Call, Data
-
-if TYPE_CHECKING:
-    from linreg.graph import Node
 
 Line = tuple[Operator, tuple[int, ...]]
 
@@ -144,41 +136,3 @@ def _intervals(cuts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     third = torch.where(left.isfinite() & right.isfinite(), (right - left) / 3, 1.0)
     first = torch.where(left.isfinite(), left + third, torch.where(right.isfinite(), right - 2 * third, 0.0))
     return left, right, first, first + third
-
-
-def pointwise(built: Operator, inputs: tuple[Data, ...], call: Call, nodes: Mapping[str, Node]) -> Built:
-    """A choice as a gate, where all that it chooses from and by is made elementwise of one value.
-
-    `nodes` are those before it, in order; they stay, for whoever else reads them. Where the program fixes the number of
-    images, its constants may be of that size, and it stays a choice.
-    """
-    shape, fixed = call.shape, (call.images or 1) > 1
-    if fixed or not isinstance(built, Choice | Extremum) or not _is_elementwise(built, shape):
-        return built, inputs
-    order = {name: place for place, name in enumerate(nodes)}
-    open_ends, members = {data.name for data in inputs}, list[str]()
-    while len(open_ends) > 1:
-        last = max(open_ends, key=lambda name: order.get(name, -1))
-        if last not in nodes or not _is_elementwise(nodes[last].operator, shape):
-            return built, inputs
-        members.insert(0, last)
-        open_ends = (open_ends - {last}) | set(nodes[last].inputs)
-    (root,) = open_ends
-    places = {name: place for place, name in enumerate([root, *members])}
-    lines = [(nodes[name].operator, nodes[name].inputs) for name in members] + [(built, [x.name for x in inputs])]
-    tape = tuple((operator, tuple(places[name] for name in names)) for operator, names in lines)
-    return Pointwise(tape, shape, call.like), (Data(root, shape),)
-
-
-def _is_elementwise(operator: Operator, shape: Shape) -> bool:
-    """Whether z, of this shape, depends on the elements in the same place only."""
-    match operator:
-        case Gate():
-            return True
-        case Scale():
-            return operator.shape == shape
-        case Sum() | Extremum():
-            return all(own == shape for own in operator.shapes)
-        case Choice():
-            return operator.is_elementwise(shape)
-    return False

@@ -17,7 +17,7 @@ from linreg.errors import LinregError
 from linreg.operators.arithmetic import Total, weighted
 from linreg.operators.base import Constant, LinearFunction
 from linreg.operators.linear import Linear, Scale
-from linreg.operators.refusals import PRODUCT
+from linreg.operators.reasons import PRODUCT
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import Array, contraction, of_image, positions, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule

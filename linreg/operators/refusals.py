@@ -63,11 +63,3 @@ def reason(name: str, data: int) -> Reason:
     """The reason for an operator that has no rule, called with so many values that depend on the input."""
     found = REASONS.get(name, CUSTOM if "." in name else UNKNOWN)
     return UNKNOWN if found is PRODUCT and data < 2 and name not in ALONE else found
-
-
-def not_exported(error: Exception) -> str:
-    """Why torch.export failed, and what can be done."""
-    name, first = type(error).__name__, str(error).strip().partition("\n")[0].rstrip(".:")
-    if "data-dependent" in str(error).lower():
-        return str(CONTROL)
-    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone, without numpy"))

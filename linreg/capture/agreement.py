@@ -1,0 +1,85 @@
+"""Whether a graph gives what the model gives: on the example, on batches of other sizes, and image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from linreg.capture.export import run
+from linreg.capture.reference import Reference
+from linreg.errors import LinregError
+from linreg.graph import INPUT, OperatorGraph
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+def compare(
+    graph: OperatorGraph, expected: Tensor, example: Tensor, reference: Reference, origins: dict[str, str]
+) -> None:
+    """Raise LinregError, naming the first node that differs from the reference, unless the graph gives what it must."""
+    with torch.no_grad():
+        if not expected.isfinite().all():
+            raise LinregError("the model's own output on the example is not finite")
+        try:
+            value = graph(example)
+        except (RuntimeError, TypeError) as error:
+            raise LinregError(f"the graph fails where the model runs: {error}; please report this network") from error
+        if close(value, expected):
+            return _compare_alone(graph, example)
+        recorded = reference.values(example)
+        for node, value in _values(graph, example):
+            origin = recorded.get(origins.get(node, ""))
+            if origin is not None and not close(value, origin):
+                raise LinregError(
+                    f"the graph differs from the model, first at {graph[node]}: please report this network"
+                )
+    raise LinregError("the graph does not reproduce the model's output: please report this network")
+
+
+def other_batches(model: nn.Module, example: Tensor) -> list[tuple[Tensor, Any]]:
+    """The model's results on one input more than the example, and on one alone, where it takes them."""
+    results = []
+    for batch in (torch.cat([example, example[:1]]), example[:1]):
+        with suppress(LinregError):
+            results.append((batch, run(model, batch)))
+    return results
+
+
+def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Tensor) -> None:
+    """Raise LinregError unless graph or program agrees with the model on a batch of another size."""
+    value = graph(batch)
+    if expected.numel() != value.numel() or not close(value, expected.reshape(value.shape)):
+        raise LinregError(
+            f"on {len(batch)} input(s) the model computes something else than on the example: its forward uses the "
+            "number of inputs (len(x), x.shape[0], x.numel()) in its arithmetic, or to choose its path"
+        )
+
+
+def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
+    """Raise LinregError where an image's output depends on the others, or on its place among them."""
+    value, other = graph(example), 0.1 - 1.3 * example.flip(-1)
+    first, rest = torch.cat([example[:1], other[1:]]), torch.cat([other[:1], example[1:]])
+    alone = close(graph(first)[:1], value[:1]) and close(graph(rest)[1:], value[1:])
+    if not (alone and close(graph(example.roll(1, 0)), value.roll(1, 0))):
+        raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
+
+
+def close(value: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs agree: to rounding, on the scale of each image."""
+    if value.shape != expected.shape or not expected.numel():
+        return value.shape == expected.shape
+    scale = expected.flatten(1).abs().amax(1) if expected.dim() > 1 else expected.abs()
+    error = (value - expected).flatten(1).abs().amax(1) if expected.dim() > 1 else (value - expected).abs()
+    return bool((error <= TOLERANCE[expected.dtype] * scale.clamp_min(1e-3 * scale.max())).all())
+
+
+def _values(graph: OperatorGraph, example: Tensor) -> Iterator[tuple[str, Tensor]]:
+    values = {INPUT: example}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        values[node.name] = node.operator.freeze(*inputs)(*inputs)
+        yield node.name, values[node.name]

@@ -1,0 +1,103 @@
+"""The model as a program of functional ATen calls, and what it gives, without a trace left on it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from linreg.capture.place import Place, place_of_error
+from linreg.errors import LinregError
+from linreg.operators.reasons import CONTROL, Reason
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
+
+    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
+    """
+
+    exported: ExportedProgram
+    place: int
+    dynamic: bool
+    pieces: int | None = None
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and then each of its modules in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def run(model: nn.Module, example: Tensor) -> Any:
+    """The model's result on a copy of the example, with copies of its buffers: it may write to either."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the model's own, which its user knows
+            return torch.func.functional_call(model, buffers, (example.clone(),))
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0].rstrip(".:")
+        why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
+        advice = "model.eval()(example) must run and return its scores"
+        raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
+
+
+def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
+    """The example in use, the model as a program of functional ATen calls, and whether it takes any batch size.
+
+    A batch of one could be taken for a constant, or dropped by squeeze(), so there are at least two inputs in use,
+    unless the model fixes its batch size.
+    """
+    two = example if len(example) > 1 else torch.cat([example, example / 2])
+    failures: list[tuple[Exception, Place]] = []
+    for inputs, shapes in ((two, ({0: Dim("batch")},)), (example, None)):
+        try:
+            with silence():
+                program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
+                return inputs, program.run_decompositions({}), shapes is not None
+        except Exception as error:
+            failures.append((error, place_of_error(error, model)))
+    # The batch size is no matter of the second; the first may still be the one that knows the line.
+    telling, place = max(reversed(failures), key=lambda failure: bool(failure[1].source))
+    why = f"torch.export cannot capture this model: {not_exported(telling)}"
+    raise LinregError("\n".join([why, *place.lines])) from telling
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No warnings, logs or prints of the exporter: they are of its own matters, and an exception says what fails."""
+    loggers = [logger for name, logger in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "torch"]
+    handlers = {h: h.level for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers}
+    try:
+        for handler in handlers:
+            handler.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler, level in handlers.items():
+            handler.setLevel(level)
+
+
+def not_exported(error: Exception) -> str:
+    """Why torch.export failed, and what can be done."""
+    name, first = type(error).__name__, str(error).strip().partition("\n")[0].rstrip(".:")
+    if "data-dependent" in str(error).lower():
+        return str(CONTROL)
+    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone, without numpy"))
