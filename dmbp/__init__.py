@@ -1,9 +1,10 @@
 """dmbp: Disentangled Masked Backpropagation (Ruiz, Agudo, Moreno-Noguer, ICCV 2021) on linreg's operator graphs."""
 
 from dmbp.errors import DmbpError
-from dmbp.explanation import Result, explain
+from dmbp.explanation import explain
 from dmbp.masks import find_sites, initial_logits, masked
 from dmbp.optimize import Learned, learn_masks
+from dmbp.result import Result
 from dmbp.runs.batches import Explained, explain_all
 from dmbp.split import Split, decompose, recurrence
 

@@ -19,8 +19,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from dmbp.errors import DmbpError
-from dmbp.explanation import Result
 from dmbp.masks import Masks, check_masks
+from dmbp.result import Result
 from dmbp.split import Split
 from linreg import Linearization, Node
 from linreg.operators import Diagonal

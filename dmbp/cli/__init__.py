@@ -25,12 +25,13 @@ from dmbp.bench.growth import draw_growth
 from dmbp.bench.subject import read_subject
 from dmbp.datasets import sample_pairs
 from dmbp.errors import DmbpError
-from dmbp.explanation import Result, explain
+from dmbp.explanation import explain
 from dmbp.images import read_image
 from dmbp.learning.objective import LOSSES
 from dmbp.masks import SITES
 from dmbp.models.digit_networks import NETWORKS
 from dmbp.models.load import Model, check_spec, load_model
+from dmbp.result import Result
 from dmbp.split import UNMASKED
 from linreg import LinregError, OperatorGraph, trace
 from linreg.text import table

@@ -15,7 +15,7 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 
 if TYPE_CHECKING:
-    from dmbp.explanation import Result
+    from dmbp.result import Result
 
 BLUE, RED, GREY = "#2166ac", "#b2182b", "#767676"
 # Blue and red are told apart by colour-blind eyes too; unlike matplotlib's own maps, the middle is white to the bit.

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
-from dmbp.explanation import Result, explain
+from dmbp.explanation import explain
 from dmbp.files import writable
 from dmbp.masks import Sites
+from dmbp.result import Result
 from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.shelf import Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
