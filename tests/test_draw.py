@@ -21,8 +21,8 @@ from torch import nn
 import linreg
 from linreg.paths import node_share, path_spectrum
 from linreg.plot import draw_graph, draw_matrix, draw_spectrum
-from linreg.plot.graph_picture import BLUE_WHITE_RED, UNKNOWN
 from linreg.plot.placement import Layout, lay_out
+from linreg.plot.style import DIVERGING, NO_VALUE
 
 TARGET = [0, 2, 1]
 
@@ -150,7 +150,7 @@ def test_colours_tell_the_numbers() -> None:
     places, faces = lay_out(lin.graph).places, drawn(ax)
     limit = abs(colour["5"])
     for name, place in places.items():
-        expected = BLUE_WHITE_RED(0.5 + 0.5 * colour[name] / limit) if name in colour else to_rgba(UNKNOWN)
+        expected = DIVERGING(0.5 + 0.5 * colour[name] / limit) if name in colour else to_rgba(NO_VALUE)
         assert np.allclose(faces[place], expected, atol=0.02)
     assert faces[places["input"]] == (1, 1, 1, 1)
     assert [legend.get_text() for legend in ax.get_legend().get_texts()][-1] == "no value"

@@ -16,7 +16,8 @@ from torch import nn
 import dmbp
 import linreg
 from linreg import Ledger, LinregError, Term
-from linreg.plot import BLUE, GREY, RED, steps, waterfall
+from linreg.plot import steps, waterfall
+from linreg.plot.style import BLUE, RED, TOTAL
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 every_net = pytest.mark.parametrize("name", NETS)
@@ -238,7 +239,7 @@ def test_bars_are_the_rows(name: str) -> None:
         assert bar.get_width() == pytest.approx(share, abs=1e-12)  # type: ignore[attr-defined]
         assert bar.get_facecolor()[:3] == pytest.approx(rgb(RED if share > 0 else BLUE))
     assert widths(ax)[-1] == pytest.approx(book.total[2].item(), rel=1e-12)
-    assert last.get_facecolor()[:3] == pytest.approx(rgb(GREY))
+    assert last.get_facecolor()[:3] == pytest.approx(rgb(TOTAL))
     assert "running total" in ax.get_xlabel() and f"{book.total[2].item():.3g}".lstrip("-")[:4] in ax.get_title()
 
 

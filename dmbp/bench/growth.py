@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 from dmbp.bench.report import Report, Row
 from dmbp.bench.subject import Problem, Subject, in_turn
 from linreg import LinregError
+from linreg.plot.style import GRID, OURS, RIVAL, despine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,6 @@ AXES = {  # what is counted, its unit, and what is timed
     "images": ("images in the batch", "image", "one iteration"),
     "pixels": ("pixels of the image", "pixel", "one iteration on one image"),
 }
-ORANGE, BLUE = "#d55e00", "#0072b2"  # of Okabe and Ito: told apart by colour-blind eyes too
 
 
 def grow(report: Report, subject: Subject, iterations: int, rounds: int) -> None:
@@ -90,8 +90,8 @@ def _panel(ax: Axes, row: Row) -> None:
     fit = (
         f"line: {time(row['start'])} {sign} {time(abs(row['slope']))} per {each},\noff by at most {row['residual']:.0%}"
     )
-    ax.plot(x, row["start"] + row["slope"] * x, color=ORANGE, lw=1.5, label=fit, zorder=1)
-    ax.plot(row["amounts"], row["seconds"], "o", ms=8, color=ORANGE, label="DMBP", zorder=2)
+    ax.plot(x, row["start"] + row["slope"] * x, color=OURS, lw=1.5, label=fit, zorder=1)
+    ax.plot(row["amounts"], row["seconds"], "o", ms=8, color=OURS, label="DMBP", zorder=2)
     ax.plot(
         row["amounts"],
         row["floor_seconds"],
@@ -99,7 +99,7 @@ def _panel(ax: Axes, row: Row) -> None:
         ms=7,
         mfc="white",
         mew=1.8,
-        color=BLUE,
+        color=RIVAL,
         label="the floor: plain PyTorch",
     )
     ax.set_title(timed, fontsize=11)
@@ -111,6 +111,6 @@ def _panel(ax: Axes, row: Row) -> None:
     ax.set_xticks(row["amounts"], [f"{amount:,}" for amount in row["amounts"]])
     ax.legend(frameon=False, loc="upper left", fontsize=9.5)
     ax.margins(y=0.28)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#dddddd", lw=0.8)
+    despine(ax)
+    ax.grid(axis="y", color=GRID, lw=0.8)
     ax.set_axisbelow(True)

@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dmbp.errors import DmbpError
+from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine
 
 if TYPE_CHECKING:
     from dmbp.result import Result
 
-BLUE, RED, GREY = "#2166ac", "#b2182b", "#767676"
-# Blue and red are told apart by colour-blind eyes too; unlike matplotlib's own maps, the middle is white to the bit.
-DIVERGING = LinearSegmentedColormap.from_list("blue_white_red", [BLUE, "#92c5de", "#ffffff", "#f4a582", RED], N=257)
 PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
 
 
@@ -92,7 +89,7 @@ def pixel_map(attribution: Tensor) -> Tensor:
 
 
 def _history(ax: Axes, result: Result, image: int, score: str) -> None:
-    lines = {"positive": (f"{score}⁺", RED), "negative": (f"{score}⁻", BLUE), "nuisance": (f"{score}~", GREY)}
+    lines = {"positive": (f"{score}⁺", RED), "negative": (f"{score}⁻", BLUE), "nuisance": (f"{score}~", NUISANCE)}
     for part, (name, colour) in lines.items():
         values = result.history[part][:, image].numpy(force=True)
         ax.plot(values, color=colour, lw=2, label=name, marker="o" if len(values) == 1 else None)
@@ -102,7 +99,8 @@ def _history(ax: Axes, result: Result, image: int, score: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
     ax.legend(ncols=4, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     ax.margins(x=0.01)
-    _despine(ax)
+    despine(ax)
+    ax.tick_params(labelsize=9)
 
 
 def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
@@ -112,13 +110,14 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     inputs = [ledger.input_share[image].item() for ledger in ledgers]
     biases = [ledger.bias_share[image].item() for ledger in ledgers]
     places = np.arange(len(parts))
-    ax.bar(places - 0.19, inputs, 0.36, color="#5aae61", label="from the input")
-    ax.bar(places + 0.19, biases, 0.36, color="#9970ab", label="from bias terms")
+    ax.bar(places - 0.19, inputs, 0.36, color=GREEN, label="from the input")
+    ax.bar(places + 0.19, biases, 0.36, color=PURPLE, label="from bias terms")
     ax.axhline(0, color="black", lw=0.8)
     totals = [getattr(result.split, part)[image].item() for part in parts]
     ax.set_xticks(places, [f"{n} = {_number(t)}" for n, t in zip(names, totals, strict=True)])
     ax.legend(ncols=2, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
-    _despine(ax)
+    despine(ax)
+    ax.tick_params(labelsize=9)
 
 
 def _number(value: float) -> str:
@@ -144,9 +143,4 @@ def _frame(ax: Axes, title: str) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
-        spine.set_color("#bbbbbb")
-
-
-def _despine(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
+        spine.set_color(FRAME)

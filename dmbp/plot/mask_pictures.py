@@ -18,10 +18,9 @@ from matplotlib.image import AxesImage
 
 from dmbp.analysis import BINS, TOLERANCE, Agreement, Carries, Drift, Lean, SiteMask, drifts, leans
 from dmbp.errors import DmbpError
-from dmbp.plot.explanation_picture import BLUE, DIVERGING, GREY, RED
+from linreg.plot.style import BLUE, DIVERGING, NUISANCE, OPPOSITE, PALE, PALE_BLUE, PALE_RED, PALER, RED, SAME, despine
 
-PALE_RED, PALE_BLUE, PALE, PALER = "#f4a582", "#92c5de", "#bdbdbd", "#e3e3e3"
-OUTLINE: dict[str, Any] = {"edgecolor": GREY, "linewidth": 0.4}
+OUTLINE: dict[str, Any] = {"edgecolor": NUISANCE, "linewidth": 0.4}
 
 
 def mask_sheet(masks: Sequence[SiteMask], title: str = "", tolerance: float = TOLERANCE) -> Figure:
@@ -50,7 +49,7 @@ def draw_histograms(ax: Axes, masks: Sequence[SiteMask], bins: int = BINS) -> No
         heights = 0.86 * counts / max(counts.max(), 1)
         # The axis points down, so that the input comes first: bars rise against it.
         ax.bar(centres, -heights, 1 / bins, bottom=row + 0.43, color=DIVERGING(centres))
-        ax.stairs(row + 0.43 - heights, edges, baseline=row + 0.43, color=GREY, lw=0.7)
+        ax.stairs(row + 0.43 - heights, edges, baseline=row + 0.43, color=NUISANCE, lw=0.7)
     ax.axvline(0.5, color="black", lw=0.6, ls=":")
     _sites_down(ax, [mask.site for mask in masks])
     ax.set_xlim(0, 1)
@@ -123,7 +122,7 @@ def draw_drift_lines(ax: Axes, steps: Mapping[int, Sequence[Drift]]) -> None:
         fontsize=8.5 if len(sites) <= 16 else 6.5, ncols=-(-len(sites) // 18), frameon=False, loc="center left",
         bbox_to_anchor=(1, 0.5),
     )  # fmt: skip
-    _despine(ax)
+    _bare(ax)
 
 
 def spatial_sheet(
@@ -207,7 +206,7 @@ def agreement_sheet(records: Sequence[Agreement], title: str = "") -> Figure:
 
 def draw_sides(ax: Axes, records: Sequence[Agreement]) -> None:
     """Shares of the units live in both that lean to the same side, to no side in one of them, to opposite sides."""
-    kinds = {"same": ("same side", "#35978f"), "undecided": ("undecided", "white"), "opposite": ("opposite", "#bf812d")}
+    kinds = {"same": ("same side", SAME), "undecided": ("undecided", "white"), "opposite": ("opposite", OPPOSITE)}
     left = np.zeros(len(records))
     for name, (label, colour) in kinds.items():
         shares = np.nan_to_num(_column(records, name))
@@ -223,7 +222,7 @@ def draw_correlations(ax: Axes, records: Sequence[Agreement]) -> None:
     """Spearman's rank correlation of the two σ over the units live in both; nothing where it is not defined."""
     values, rows = _column(records, "correlation"), np.arange(len(records))
     ax.axvline(0, color="black", lw=0.8)
-    ax.hlines(rows, 0, np.nan_to_num(values), color=GREY, lw=2)
+    ax.hlines(rows, 0, np.nan_to_num(values), color=NUISANCE, lw=2)
     ax.plot(values, rows, "o", color="black", ms=5)
     _sites_down(ax, [record.site for record in records])
     ax.set_xlim(-1.05, 1.05)
@@ -289,7 +288,7 @@ def _sites_down(ax: Axes, sites: Sequence[str]) -> None:
     ax.set_yticks(range(len(sites)), sites, fontsize=9 if len(sites) <= 16 else 7.5)
     ax.set_ylim(len(sites) - 0.45, -0.55)
     ax.xaxis.label.set_fontsize(10)
-    _despine(ax)
+    _bare(ax)
 
 
 def _sites_across(ax: Axes, sites: Sequence[str]) -> None:
@@ -297,7 +296,7 @@ def _sites_across(ax: Axes, sites: Sequence[str]) -> None:
     for label in ax.get_xticklabels():
         label.set(ha="right" if len(sites) <= 16 else "center", rotation_mode="anchor" if len(sites) <= 16 else None)
     ax.set_xlim(-0.7, len(sites) - 0.3)
-    _despine(ax)
+    _bare(ax)
 
 
 def _level(ax: Axes, value: float, label: str, colour: str) -> None:
@@ -324,8 +323,8 @@ def _tile(ax: Axes, title: str) -> Axes:
     return ax
 
 
-def _despine(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
+def _bare(ax: Axes) -> None:
+    despine(ax)
     ax.tick_params(axis="x", labelsize=8.5)
 
 

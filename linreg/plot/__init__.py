@@ -1,6 +1,8 @@
-"""Pictures of graphs, matrices, path spectra and ledgers. Every number in them comes from a function beside them."""
+"""Pictures. Every number in them comes from a function beside them; the Axes are returned for further drawing."""
 
-from linreg.plot.graph_picture import draw_graph, draw_matrix, draw_spectrum
-from linreg.plot.ledger_picture import BLUE, GREY, RED, Step, steps, waterfall
+from linreg.plot.graph_picture import draw_graph
+from linreg.plot.ledger_picture import Step, steps, waterfall
+from linreg.plot.matrix_picture import draw_matrix
+from linreg.plot.spectrum_picture import draw_spectrum
 
-__all__ = ["BLUE", "GREY", "RED", "Step", "draw_graph", "draw_matrix", "draw_spectrum", "steps", "waterfall"]
+__all__ = ["Step", "draw_graph", "draw_matrix", "draw_spectrum", "steps", "waterfall"]

@@ -1,4 +1,4 @@
-"""Pictures. Every number in them comes from a function beside them; the Axes are returned for further drawing."""
+"""The ledger as a waterfall; `steps` gives its numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from linreg.ledger import Ledger, module
-
-BLUE, RED, GREY = "#2166ac", "#b2182b", "#4d4d4d"  # blue and red are told apart by colour-blind eyes too
+from linreg.plot.style import BLUE, LINE, RED, TOTAL, despine
 
 
 @dataclass(frozen=True)
@@ -77,22 +76,22 @@ def waterfall(
     """
     found = steps(ledger, image, bars, depth)
     rows = [(step.start, step.stop, _name(step), RED if step.share > 0 else BLUE) for step in found]
-    rows.append((0.0, found[-1].stop, score, GREY))
+    rows.append((0.0, found[-1].stop, score, TOTAL))
     if ax is None:
         size, layout = (8.5, 1.4 + 0.28 * len(rows)), ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
         ax = Figure(figsize=size, layout=layout).add_subplot()
     starts, stops, names, colours = zip(*rows, strict=True)
     places, widths = range(len(rows)), [stop - start for start, stop in zip(starts, stops, strict=True)]
     ax.barh(places, widths, 0.72, left=starts, color=colours, zorder=2)
-    ax.vlines(stops[:-1], [p - 0.36 for p in places[:-1]], [p + 1.36 for p in places[:-1]], "#8c8c8c", lw=0.9, zorder=3)
+    ax.vlines(stops[:-1], [p - 0.36 for p in places[:-1]], [p + 1.36 for p in places[:-1]], LINE, lw=0.9, zorder=3)
     _numbers(ax, starts, stops)
-    ax.axvline(0, color="#8c8c8c", lw=0.9, ls=":", zorder=1)
+    ax.axvline(0, color=LINE, lw=0.9, ls=":", zorder=1)
     ax.set_yticks(places, names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(f"running total, in units of {score} (red adds, blue subtracts)")
     shares = f"c · x {number(found[0].share)}, constants {number(found[-1].stop - found[0].share)}"
     ax.set_title(f"{score} = {number(found[-1].stop).removeprefix('+')}:  {shares}")
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    despine(ax, "left")
     ax.tick_params(axis="y", length=0)
     return ax
 
