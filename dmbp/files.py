@@ -7,9 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from dmbp.errors import DmbpError
+
+if TYPE_CHECKING:  # matplotlib is slow to import
+    from matplotlib.figure import Figure
+
+DPI = 200  # two pixels for each of a picture of 224×224
 
 
 @contextmanager
@@ -49,6 +55,13 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, whole or not at all, and return its path."""
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=DPI)
+    return path
 
 
 def slug(text: str) -> str:

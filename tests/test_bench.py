@@ -22,7 +22,8 @@ import dmbp
 import linreg
 from dmbp import bench, cli
 from dmbp.bench import resident
-from dmbp.bench.growth import draw_growth, line
+from dmbp.bench.growth import line
+from dmbp.bench.growth_picture import draw_growth
 from dmbp.bench.literal import Literal
 from dmbp.bench.subject import flops, in_turn, read_subject
 from dmbp.models import load_model, untrained
@@ -115,7 +116,7 @@ def test_json_of_everything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("known_peaks")
 def test_the_shipped_network_and_the_ratios_of_the_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    monkeypatch.setattr(cli, "bench", lambda *arguments: kept.append(bench.bench(*arguments)) or kept[0])
+    monkeypatch.setattr("dmbp.cli.bench.bench", lambda *arguments: kept.append(bench.bench(*arguments)) or kept[0])
     status, out, err = run(*TINY, "--only", "iteration", "memory", "linearize", "--dtype", "float64", "--threads", "1")
     assert (status, err) == (0, "") and not Path("dmbp-out").exists()
     assert out.startswith("digit-pairs, float64, on cpu, 1 thread\n") and bench.LITERAL not in out
@@ -178,7 +179,7 @@ def test_without_captum(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--model", "net.py:missing"), "it defines no function 'missing'"),
         (("--device", "meta"), "--device meta: this machine or this build of torch has no such device"),
         (("--weights", "none.pt"), "none.pt: there is no such file of weights"),
-        (("--out", "net.py"), "--out net.py: cannot write there"),
+        (("--out", "net.py"), "cannot write to net.py"),
         (("--batch", "0"), "argument --batch: expected a whole number of at least 1, not '0'"),
         (("--rounds", "-1"), "argument --rounds: expected"),
         (("--threads", "two"), "argument --threads: expected a whole number of at least 1, not 'two'"),

@@ -389,8 +389,8 @@ REFUSED = {
     "negative iterations": (("--iterations", "-1"), "expected a whole number of at least 0, not '-1'"),
     "half an iteration": (("--iterations", "1.5"), "expected a whole number of at least 0, not '1.5'"),
     "no number": (("--iterations", "many"), "expected a whole number of at least 0, not 'many'"),
-    "out is a file": (("--out", "photo.png"), "--out photo.png: cannot write there: Not a directory"),
-    "out below a file": (("--out", "photo.png/below/it"), "photo.png/below/it: cannot write there: Not a directory"),
+    "out is a file": (("--out", "photo.png"), "cannot write to photo.png: Not a directory"),
+    "out below a file": (("--out", "photo.png/below/it"), "cannot write to photo.png/below/it: Not a directory"),
     "no such device": (("--device", "nonsense"), "--device nonsense: this machine or this build of torch has no such"),
     "no real device": (("--device", "meta"), "--device meta: this machine or this build of torch has no such device"),
 }
@@ -412,8 +412,8 @@ def test_read_only_folder(run: Run) -> None:
     try:
         if os.access("out", os.W_OK):
             pytest.skip("this user may write anywhere")
-        check_refused(run, (), "--out out: cannot write there: Permission denied")
-        check_refused(run, ("--out", "out/below"), "--out out/below: cannot write there: Permission denied")
+        check_refused(run, (), "cannot write to out: Permission denied")
+        check_refused(run, ("--out", "out/below"), "cannot write to out/below: Permission denied")
     finally:
         Path("out").chmod(0o755)
 
@@ -436,8 +436,8 @@ def test_a_folder_is_made_only_when_there_is_something_to_write(run: Run) -> Non
 
 
 def test_a_failed_write_leaves_the_old_figure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        Path("out/digit-pair-0-digit-pairs-3.partial.png").write_bytes(b"half a fig")
+    def full(figure: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half a fig")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
@@ -474,7 +474,7 @@ def test_interrupted_while_tracing(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "trace", interrupted)
+    monkeypatch.setattr("dmbp.cli.question.trace", interrupted)
     before = files()
     assert run("explain", "--out", "out") == (130, "", "dmbp: interrupted before the end\n")
     assert files() == before

@@ -14,8 +14,9 @@ import torch
 from dmbp import datasets
 from dmbp.datasets import DIGIT, SIDE, DigitPairs, Split, digit_pairs, sample_pairs
 from dmbp.errors import DmbpError
-from dmbp.models.digit_networks import NETWORKS, DigitPairsVGG, load_weights, pretrained, save_weights
+from dmbp.models.digit_networks import NETWORKS, DigitPairsVGG, pretrained
 from dmbp.models.train import both_right, main
+from dmbp.models.weights import load_weights, save_weights
 
 HALF = SIDE // 2
 SAMPLE_COUNT, SAMPLE_SEED = 64, 2021  # the draw from which the shipped pictures were chosen
@@ -161,13 +162,12 @@ def test_weights_survive_a_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays: arrays.pop("classify.bias"), r"missing \['classify.bias'\], unknown \[\]"),
-        (lambda arrays: arrays.update(extra=np.zeros(1)), r"missing \[\], unknown \['extra'\]"),
-        (lambda arrays: arrays.update({"classify.bias": np.zeros(9, np.float32)}), "classify.bias: expected"),
-        (lambda arrays: arrays.update({"classify.bias": np.zeros(10)}), "float64"),
-        (lambda arrays: arrays["classify.bias"].fill(np.nan), "classify.bias: expected finite values"),
+        (lambda arrays: arrays.pop("classify.bias"), "missing: classify.bias"),
+        (lambda arrays: arrays.update(extra=np.zeros(1)), "not in the network: extra"),
+        (lambda arrays: arrays.update({"classify.bias": np.zeros(9, np.float32)}), "wrong shape: classify.bias"),
+        (lambda arrays: arrays["classify.bias"].fill(np.nan), "'classify.bias' holds NaN or infinity"),
     ],
-    ids=["missing", "unknown", "shape", "dtype", "nan"],
+    ids=["missing", "unknown", "shape", "nan"],
 )
 def test_unfit_weights_are_refused(tmp_path: Path, change: Callable[[dict], object], message: str) -> None:
     arrays = weights()
