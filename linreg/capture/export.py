@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -17,19 +16,6 @@ from torch.export import Dim, ExportedProgram
 from linreg.capture.place import Place, place_of_error
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
-
-    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
-    """
-
-    exported: ExportedProgram
-    place: int
-    dynamic: bool
-    pieces: int | None = None
 
 
 @contextmanager
