@@ -18,8 +18,8 @@ RENAMED = {"_native_batch_norm_legit_no_training": "batch_norm"}
 def name_calls(calls: Sequence[fx.Node]) -> dict[fx.Node, str]:
     """A name for each call that gives a tensor: the path of the layer of torch.nn that makes it, else `path.operator`.
 
-    A layer that makes several calls (a padded convolution) gives its name to the last. What a name is taken for once
-    is `name@1`, `name@2`, … from then on: a module that is called again, or one that is called like the input.
+    A layer that makes several calls (a padded convolution) gives its name to the last. Where a name is taken it becomes
+    `name@1`, `name@2`, …: a module may be called again, or bear the input's name.
     """
     calls = [call for call in calls if isinstance(call.meta.get("val"), Tensor)]
     last = {run_of_module(call): call for call in calls}

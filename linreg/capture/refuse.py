@@ -45,7 +45,7 @@ class Refused(LinregError):
 
 
 def refused_step(call: fx.Node, values: Mapping[fx.Node, Any]) -> Refused:
-    """A step was used as data is: what is refused is the comparison that it, or its first step, comes from."""
+    """The refusal of a step where only data will do: it names the comparison that the step comes from."""
     while True:
         value = values.get(call)
         before = [other for other in call.all_input_nodes if isinstance(values.get(other), Step | Call)]
@@ -80,8 +80,7 @@ class Refusals:
         if why == str(SMOOTH) and not set(UNITS).issuperset(others):
             why = str(SMOOTH_AMONG_OTHERS)
         target = str(call.target).rpartition(".")[0] or call.target
-        shapes = ", ".join(f"(N, {', '.join(map(str, data.shape))})" for data in operands.data) if operands else ""
-        first = f"cannot take node '{name}', {target}{f' of {shapes}' if shapes else ''}: {why}"
+        first = f"cannot take node '{name}', {target}{_shapes(operands)}: {why}"
         return LinregError("\n".join([first, *place.lines, *_listed(others)]))
 
     def _name(self, call: fx.Node) -> str:
@@ -91,11 +90,13 @@ class Refusals:
         return next(named, path_of_operator(call))
 
     def _served(self, call: fx.Node) -> fx.Node | None:
-        """The first call from this one on that no rule takes, in the same run of the same module."""
+        """The first call on data from this one on that no rule takes, in the same run of the same module."""
+        module, dependent = run_of_module(call), set(self.program.dependent)
         for other in dropwhile(lambda each: each is not call, self.program.calls):
-            same_module = run_of_module(other) == run_of_module(call)
-            why_not = REASONS.get(operator_name(other.target), STEP)  # a comparison may be taken
-            if other in self.program.dependent and same_module and why_not is not STEP and not self.rule(other.target):
+            if other not in dependent or run_of_module(other) != module:
+                continue
+            never_taken = REASONS.get(operator_name(other.target), STEP) is not STEP  # a step may be
+            if never_taken and self.rule(other.target) is None:
                 return other
         return None
 
@@ -126,6 +127,12 @@ class Refusals:
 def _may_be_data(value: Any) -> bool:
     """Whether a value, or several, can be data further on: indices and comparisons cannot."""
     return not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex()
+
+
+def _shapes(operands: Call | None) -> str:
+    data = operands.data if operands else ()
+    shapes = ", ".join(f"(N, {', '.join(map(str, each.shape))})" for each in data)
+    return f" of {shapes}" if shapes else ""
 
 
 def _listed(others: Counter[str]) -> list[str]:
