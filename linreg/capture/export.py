@@ -51,8 +51,9 @@ def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, 
     unless the model fixes its batch size.
     """
     two = example if len(example) > 1 else torch.cat([example, example / 2])
+    attempts = ((two, ({0: Dim("batch")},)), (example, None))  # for any number of images, then for that of the example
     failures: list[tuple[Exception, Place]] = []
-    for inputs, shapes in ((two, ({0: Dim("batch")},)), (example, None)):
+    for inputs, shapes in attempts:
         try:
             with silence():
                 program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)

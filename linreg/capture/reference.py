@@ -46,6 +46,7 @@ class Reference(fx.Interpreter):
             self.recorded = None
 
     def run_node(self, n: fx.Node) -> Any:
+        """What one call gives; `fx.Interpreter` asks for each in turn."""
         result = super().run_node(n)
         interpolant = self.interpolants.get(n.name)
         if interpolant is not None:

@@ -36,7 +36,7 @@ def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[st
     return _Translator(program, example).run()
 
 
-def rule_of(target: Any, pieces: int | None) -> Rule | None:
+def _rule_of(target: Any, pieces: int | None) -> Rule | None:
     """The rule of an operator, which for a smooth unit is to interpolate it if `pieces` ask for that."""
     if pieces is not None and operator_name(target) in UNITS:
         return partial(interpolant, pieces=pieces)
@@ -56,7 +56,7 @@ class _Translator:
         self.example = example
         self.fixed = None if program.dynamic else len(example)  # the number of images, if it is fixed
         self.names = name_calls(program.calls)
-        self.refusals = Refusals(program, self.names, partial(rule_of, pieces=program.pieces))
+        self.refusals = Refusals(program, self.names, partial(_rule_of, pieces=program.pieces))
         self.sizes = Sizes.of_input(program.input.meta["val"])
         self.values: dict[fx.Node, Any] = parameters(program)
         self.values[program.input] = Data(INPUT, tuple(example.shape[1:]))
@@ -88,14 +88,14 @@ class _Translator:
         operands = self._operands(call)
         # What jumps: `x > 0` has no rule and would be refused, `~(x > 0)` has no data and would be evaluated as a
         # constant, and `(x > 0).type_as(x)` would be passed on as it is, in its old dtype.
-        if jumps(operands):
+        if _jumps(operands):
             return self._step(value, operands)
         # A constant: as an identity it would come in the dtype of the data, whatever its own; rules want data.
         if not operands.data:
             return self._constant(value, operands)
         # Data as it is: no rule takes what is no operator.
         if operands.name in IDENTITIES:
-            return identity(value, operands, self.example.dtype)
+            return _identity(value, operands, self.example.dtype)
         # Data made anew. Of several values, each gets a node of its own, where `getitem` takes it out.
         return self._node(call, operands) if isinstance(value, Tensor) else operands
 
@@ -131,7 +131,7 @@ class _Translator:
         rule = self._rule(call, operands)
         check_sizes(operands)
         operands = replace(operands, shape=self._shape(call, operands))
-        passed = passes(call, operands)
+        passed = _passed(call, operands)
         if passed is not None:
             return passed
         built, inputs = self._built(rule, operands)
@@ -143,7 +143,7 @@ class _Translator:
 
     def _rule(self, call: fx.Node, operands: Call) -> Rule:
         """The rule for a call; where it acts on steps too, that rule on each region, if it may choose by them."""
-        rule = rule_of(operands.target, self.program.pieces)
+        rule = _rule_of(operands.target, self.program.pieces)
         if steps_of(operands):
             if rule is None or operands.name not in CHOSEN:
                 raise refused_step(call, self.values)
@@ -174,7 +174,7 @@ class _Translator:
 
     def _operands(self, call: fx.Node) -> Call:
         """The call with values for its arguments; data that gives it no values but a shape is given as zeros."""
-        arguments = {name: self._value(argument) for name, argument in arguments_of(call).items()}
+        arguments = {name: self._value(argument) for name, argument in _arguments(call).items()}
         name, like = operator_name(call.target), arguments.get("self")
         if name in (*ALIKE, *TYPED) and isinstance(like, Data):
             arguments["self"] = Known("", self._zeros(like), each=name in ALIKE and self.fixed is None)
@@ -211,7 +211,7 @@ class _Translator:
         return OperatorGraph(nodes, output, shape, *like, self.fixed, approximation=approximation)
 
 
-def arguments_of(call: fx.Node) -> dict[str, Any]:
+def _arguments(call: fx.Node) -> dict[str, Any]:
     """The arguments of a call by the names of its schema, defaults filled in."""
     schema = getattr(call.target, "_schema", None)
     if schema is None:
@@ -221,14 +221,14 @@ def arguments_of(call: fx.Node) -> dict[str, Any]:
     return {**defaults, **dict(positional), **call.kwargs}
 
 
-def jumps(operands: Call) -> bool:
+def _jumps(operands: Call) -> bool:
     """Whether what a call gives is a step: of comparing data, of steps alone, or of a step in the dtype of data."""
     compares = operands.name in JUMPS and bool(operands.data)
     converts = operands.name in IDENTITIES and isinstance(operands["self"], Step)
     return compares or converts or (bool(steps_of(operands)) and not operands.data)
 
 
-def identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
+def _identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
     """What a call gives that leaves its data as they are; raises Refused where it changes them after all."""
     data = operands["self"] if operands["self"] is not None else operands["input"]
     if isinstance(data, Known):  # type_as(constant, data)
@@ -241,7 +241,7 @@ def identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
     return data if isinstance(value, Tensor) else operands
 
 
-def passes(call: fx.Node, operands: Call) -> Any:
+def _passed(call: fx.Node, operands: Call) -> Any:
     """What a call passes on as it is, if it does: `x` in `x[:]`, and `y` in `x[:] = y`, where that is all of x."""
     if operands.name in ("slice", "copy") and operands.data[0].shape == operands.shape:
         return operands.data[0]
