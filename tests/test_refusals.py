@@ -533,4 +533,4 @@ def test_the_exporter_is_silent_only_while_it_works(capfd: pytest.CaptureFixture
 
 def test_no_reason_to_refuse_what_a_rule_takes() -> None:
     both = {name for name in RULES if name.partition(".")[0] in REASONS and "." not in name}
-    assert not both, "drop these from linreg/refusals.py"
+    assert not both, "drop these from linreg/operators/refusals.py"

@@ -20,7 +20,10 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torc
 def compare(
     graph: OperatorGraph, expected: Tensor, example: Tensor, reference: Reference, origins: dict[str, str]
 ) -> None:
-    """Raise LinregError, naming the first node that differs from the reference, unless the graph gives what it must."""
+    """Raise LinregError, naming the first node that differs from the reference, unless the graph gives what it must.
+
+    `expected` is that on the example. `origins` names the call that a node comes from, whose value the reference gives.
+    """
     with torch.no_grad():
         if not expected.isfinite().all():
             raise LinregError("the model's own output on the example is not finite")
@@ -61,7 +64,8 @@ def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Ten
 
 def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
     """Raise LinregError where an image's output depends on the others, or on its place among them."""
-    value, other = graph(example), 0.1 - 1.3 * example.flip(-1)
+    value = graph(example)
+    other = 0.1 - 1.3 * example.flip(-1)  # other images
     first, rest = torch.cat([example[:1], other[1:]]), torch.cat([other[:1], example[1:]])
     alone = close(graph(first)[:1], value[:1]) and close(graph(rest)[1:], value[1:])
     if not (alone and close(graph(example.roll(1, 0)), value.roll(1, 0))):
@@ -69,15 +73,15 @@ def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
 
 
 def close(value: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs agree: to rounding, on the scale of each image."""
+    """Whether two outputs (N, …) agree: to rounding, on the scale of each image, or on 1/1000 of the largest's."""
     if value.shape != expected.shape or not expected.numel():
         return value.shape == expected.shape
-    scale = expected.flatten(1).abs().amax(1) if expected.dim() > 1 else expected.abs()
-    error = (value - expected).flatten(1).abs().amax(1) if expected.dim() > 1 else (value - expected).abs()
+    error, scale = (each.reshape(len(each), -1).abs().amax(1) for each in (value - expected, expected))
     return bool((error <= TOLERANCE[expected.dtype] * scale.clamp_min(1e-3 * scale.max())).all())
 
 
 def _values(graph: OperatorGraph, example: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Each node with its value, in order."""
     values = {INPUT: example}
     for node in graph.nodes:
         inputs = [values[name] for name in node.inputs]

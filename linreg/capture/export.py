@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -17,19 +16,6 @@ from torch.export import Dim, ExportedProgram
 from linreg.capture.place import Place, place_of_error
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
-
-    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
-    """
-
-    exported: ExportedProgram
-    place: int
-    dynamic: bool
-    pieces: int | None = None
 
 
 @contextmanager
@@ -65,8 +51,9 @@ def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, 
     unless the model fixes its batch size.
     """
     two = example if len(example) > 1 else torch.cat([example, example / 2])
+    attempts = ((two, ({0: Dim("batch")},)), (example, None))  # for any number of images, then for that of the example
     failures: list[tuple[Exception, Place]] = []
-    for inputs, shapes in ((two, ({0: Dim("batch")},)), (example, None)):
+    for inputs, shapes in attempts:
         try:
             with silence():
                 program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)

@@ -61,22 +61,31 @@ def pointwise(built: Operator, inputs: tuple[Data, ...], call: Call, nodes: Mapp
     `nodes` are those before it, in order; they stay, for whoever else reads them. Where the program fixes the number of
     images, its constants may be of that size, and it stays a choice.
     """
-    shape, fixed = call.shape, (call.images or 1) > 1
-    if fixed or not isinstance(built, Choice | Extremum) or not _is_elementwise(built, shape):
+    fixed = (call.images or 1) > 1
+    if fixed or not isinstance(built, Choice | Extremum) or not _is_elementwise(built, call.shape):
         return built, inputs
+    chain = _made_of_one(inputs, call.shape, nodes)
+    if chain is None:
+        return built, inputs
+    places = {name: place for place, name in enumerate(chain)}
+    lines = [(nodes[name].operator, nodes[name].inputs) for name in chain[1:]]
+    lines.append((built, tuple(data.name for data in inputs)))
+    tape = tuple((operator, tuple(places[name] for name in names)) for operator, names in lines)
+    return Pointwise(tape, call.shape, call.like), (Data(chain[0], call.shape),)
+
+
+def _made_of_one(inputs: tuple[Data, ...], shape: Shape, nodes: Mapping[str, Node]) -> list[str] | None:
+    """The one value that all inputs are made of elementwise, and then the nodes that do so, in order; None without."""
     order = {name: place for place, name in enumerate(nodes)}
-    open_ends, members = {data.name for data in inputs}, list[str]()
+    open_ends = {data.name for data in inputs}
+    members: list[str] = []
     while len(open_ends) > 1:
         last = max(open_ends, key=lambda name: order.get(name, -1))
         if last not in nodes or not _is_elementwise(nodes[last].operator, shape):
-            return built, inputs
+            return None
         members.insert(0, last)
         open_ends = (open_ends - {last}) | set(nodes[last].inputs)
-    (root,) = open_ends
-    places = {name: place for place, name in enumerate([root, *members])}
-    lines = [(nodes[name].operator, nodes[name].inputs) for name in members] + [(built, [x.name for x in inputs])]
-    tape = tuple((operator, tuple(places[name] for name in names)) for operator, names in lines)
-    return Pointwise(tape, shape, call.like), (Data(root, shape),)
+    return [*open_ends, *members]
 
 
 def _is_elementwise(operator: Operator, shape: Shape) -> bool:

@@ -41,6 +41,7 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
 
 
 def _name(path: tuple[Any, ...]) -> str:
+    """ "aux.1" for result["aux"][1]; each of pytree's keys calls what it holds by another word."""
     return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 

@@ -28,6 +28,11 @@ class Place:
     source: str = ""
 
     @property
+    def is_layer(self) -> bool:
+        """Whether the module is a layer of torch.nn, and not one of the user's or a container."""
+        return self.kind.startswith("torch.nn.modules.") and "container" not in self.kind
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """What an error says of it."""
         inside = f"module '{self.module}'" if self.module else "the model's own forward"

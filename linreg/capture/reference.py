@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
-from linreg.capture.export import Program
+from linreg.capture.program import Program
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
 
@@ -29,14 +29,12 @@ class Reference(fx.Interpreter):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The program's output at x, (N, …)."""
-        exported = self.program.exported
-        tensors: dict[str | None, Any] = {**exported.state_dict, **exported.constants}
-        inputs = exported.graph_signature.input_specs
-        given = [x if spec.kind == InputKind.USER_INPUT else tensors.get(spec.target) for spec in inputs]
-        returned = [spec.arg.name for spec in exported.graph_signature.output_specs]
+        signature, tensors = self.program.exported.graph_signature, self.program.tensors
+        given = [x if s.kind == InputKind.USER_INPUT else tensors.get(s.target) for s in signature.input_specs]
+        returned = [spec.arg.name for spec in signature.output_specs]
         with torch.no_grad():
             results = self.run(*given, enable_io_processing=False)
-        return results[returned.index(exported.graph_signature.user_outputs[self.program.place])]
+        return results[returned.index(self.program.result.name)]
 
     def values(self, x: Tensor) -> dict[str, Tensor]:
         """What each call gives at x, by its name."""
@@ -48,6 +46,7 @@ class Reference(fx.Interpreter):
             self.recorded = None
 
     def run_node(self, n: fx.Node) -> Any:
+        """What one call gives; `fx.Interpreter` asks for each in turn."""
         result = super().run_node(n)
         interpolant = self.interpolants.get(n.name)
         if interpolant is not None:

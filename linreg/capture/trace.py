@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -11,9 +12,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
 from linreg.capture.agreement import close, compare, compare_batch, other_batches
-from linreg.capture.export import Program, evaluation, export, run
+from linreg.capture.export import evaluation, export, run
 from linreg.capture.fuse import fuse_batch_norm
 from linreg.capture.outputs import pick
+from linreg.capture.program import Program
 from linreg.capture.reference import Reference
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
@@ -58,26 +60,16 @@ def trace(
     check_pieces(nonlinear, pieces)
     images = len(example)
     with evaluation(model), torch.no_grad():
-        run(model, example)
-        example, program, dynamic = export(model, example)
+        run(model, example)  # first: why a model fails is not for the exporter to say
+        example, exported, dynamic = export(model, example)
         others = other_batches(model, example) if dynamic else []
         expected, place = pick(run(model, example), output)
-        captured = Program(program, place, dynamic, pieces if nonlinear else None)
-        graph, origins = translate(captured, example)
+        program = Program(exported, place, dynamic, pieces if nonlinear else None)
+        graph, origins = translate(program, example)
     if fuse:
         graph = fuse_batch_norm(graph)
+    _verify(graph, program, origins, example, expected, ((batch, pick(value, output)[0]) for batch, value in others))
     interpolants = graph.approximation.interpolants
-    exact = Reference(captured, {})
-    reference = Reference(captured, {origins[name]: interpolant for name, interpolant in interpolants.items()})
-    compare(graph, reference(example) if interpolants else expected, example, reference, origins)
-    if interpolants and not close(exact(example), expected):
-        raise LinregError("the exported program does not reproduce the model's output: please report this network")
-    for batch, result in others:
-        value = pick(result, output)[0]
-        if interpolants:
-            compare_batch(exact, batch, value)
-            value = reference(batch)
-        compare_batch(graph, batch, value)
     if not interpolants:
         return graph
     return replace(graph, approximation=apart(interpolants, graph(example)[:images], expected[:images]))
@@ -107,6 +99,15 @@ def check_pieces(nonlinear: str | None, pieces: int) -> None:
 
 def check(model: nn.Module, example: Tensor) -> None:
     """Raise LinregError unless the model takes one tensor, and both are of one dtype, on one device, and finite."""
+    _check_module(model)
+    _check_forward(model, example)
+    _check_example(example)
+    _check_weights(model, example)
+    if example.shape[0] == 0 or not example.isfinite().all():
+        raise LinregError("the example must hold at least one input, and finite numbers only")
+
+
+def _check_module(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise LinregError(f"trace needs a torch.nn.Module, not {type(model).__name__}")
     for path, module in model.named_modules():
@@ -114,18 +115,28 @@ def check(model: nn.Module, example: Tensor) -> None:
             if isinstance(module, wrapper):
                 named = f"module '{path}'" if path else "the model"
                 raise LinregError(f"{named} is a {wrapper.__module__}.{wrapper.__qualname__}: {advice}")
+
+
+def _check_forward(model: nn.Module, example: Tensor) -> None:
     try:
         inspect.signature(model.forward).bind(example)
     except (TypeError, ValueError) as error:  # ValueError: a builtin shows no signature
         advice = "wrap it in a module whose forward takes the tensor to explain, and holds all else"
         raise LinregError(f"the model's forward must take one tensor ({error}): {advice}") from error
-    if not isinstance(example, Tensor) or example.dim() < 2 or not example.is_floating_point():
-        came = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
-        tokens = isinstance(example, Tensor) and not example.is_floating_point()
-        raise LinregError(
-            f"the example must be a floating-point tensor with a batch dimension first, (N, …), not {came}"
-            + "; for tokens, trace what follows the embedding" * tokens
-        )
+
+
+def _check_example(example: Tensor) -> None:
+    if isinstance(example, Tensor) and example.dim() > 1 and example.is_floating_point():
+        return
+    came = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
+    tokens = isinstance(example, Tensor) and not example.is_floating_point()
+    raise LinregError(
+        f"the example must be a floating-point tensor with a batch dimension first, (N, …), not {came}"
+        + "; for tokens, trace what follows the embedding" * tokens
+    )
+
+
+def _check_weights(model: nn.Module, example: Tensor) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise LinregError(f"the model's '{name}' is not initialised yet: run the model once, model(example)")
@@ -138,5 +149,29 @@ def check(model: nn.Module, example: Tensor) -> None:
             )
         if not tensor.isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
-    if example.shape[0] == 0 or not example.isfinite().all():
-        raise LinregError("the example must hold at least one input, and finite numbers only")
+
+
+def _verify(
+    graph: OperatorGraph,
+    program: Program,
+    origins: dict[str, str],
+    example: Tensor,
+    expected: Tensor,
+    others: Iterable[tuple[Tensor, Tensor]],
+) -> None:
+    """Raise LinregError unless the graph gives what the model gives: `expected`, and the values beside other batches.
+
+    A graph with interpolants must give what the program gives with these in place of its calls, and the program itself
+    what the model gives.
+    """
+    interpolants = graph.approximation.interpolants
+    exact = Reference(program, {})
+    reference = Reference(program, {origins[name]: interpolant for name, interpolant in interpolants.items()})
+    compare(graph, reference(example) if interpolants else expected, example, reference, origins)
+    if interpolants and not close(exact(example), expected):
+        raise LinregError("the exported program does not reproduce the model's output: please report this network")
+    for batch, value in others:
+        if interpolants:
+            compare_batch(exact, batch, value)
+            value = reference(batch)
+        compare_batch(graph, batch, value)

@@ -1,0 +1,94 @@
+"""An exported program, read: what is given to it, which calls lead to its output, which of them depend on its input."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from linreg.operators.table import IDENTITIES, operator_name
+
+# Calls to which `self` gives no values, but its sizes, one result for each image, or only its dtype and device.
+ALIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "fill", "zero", "copy")
+TYPED = ("new_zeros", "new_ones", "new_full", "new_empty")
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
+
+    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
+    """
+
+    exported: ExportedProgram
+    place: int
+    dynamic: bool
+    pieces: int | None = None
+
+    @property
+    def tensors(self) -> dict[str | None, Any]:
+        """Parameters, buffers and constants, by name."""
+        return {**self.exported.state_dict, **self.exported.constants}
+
+    @cached_property
+    def result(self) -> fx.Node:
+        """The call that gives the chosen output, or the placeholder of an input that is one.
+
+        It is among the user's own outputs; what the program writes back to buffers and inputs comes before them.
+        """
+        name = self.exported.graph_signature.user_outputs[self.place]
+        return next(call for call in self.exported.graph.nodes if call.name == name)
+
+    @cached_property
+    def input(self) -> fx.Node:
+        """The placeholder of the tensor that the user gives."""
+        specs = self.exported.graph_signature.input_specs
+        name = next(spec.arg.name for spec in specs if spec.kind == InputKind.USER_INPUT)
+        return next(call for call in self.exported.graph.nodes if call.name == name)
+
+    @cached_property
+    def needed(self) -> frozenset[fx.Node]:
+        """All that the output depends on, placeholders included: an auxiliary head leaves no trace."""
+        found, todo = {self.result}, [self.result]
+        while todo:
+            new = set(todo.pop().all_input_nodes) - found
+            found |= new
+            todo.extend(new)
+        return frozenset(found)
+
+    @cached_property
+    def calls(self) -> tuple[fx.Node, ...]:
+        """The calls that the output depends on, in order."""
+        return tuple(call for call in self.exported.graph.nodes if call.op == "call_function" and call in self.needed)
+
+    @cached_property
+    def dependent(self) -> tuple[fx.Node, ...]:
+        """Those of them that depend on the values of the input, and not only on its sizes."""
+        found = {self.input}
+        for call in self.calls:
+            asks_for_size = operator_name(call.target).startswith("sym_")
+            if not asks_for_size and found.intersection(call.all_input_nodes):
+                found.add(call)
+        return tuple(call for call in self.calls if call in found)
+
+
+def whole(call: fx.Node) -> fx.Node:
+    """The call that gives several values, where this one takes out one of them; else the call itself."""
+    while call.target is operator.getitem:
+        call = call.args[0]  # type: ignore[assignment]
+    return call
+
+
+def values_read(call: fx.Node) -> list[Any]:
+    """The arguments of a call whose values matter to what it gives: `zeros_like` asks its first for the shape alone."""
+    arguments: list[Any] = pytree.tree_leaves((call.args, call.kwargs))
+    name = operator_name(call.target)
+    if name in (*ALIKE, *TYPED):
+        return arguments[1:]
+    return arguments[:1] if name in IDENTITIES else arguments
