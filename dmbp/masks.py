@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmbp.errors import DmbpError
 from linreg import Linearization, Node, OperatorGraph
-from linreg.operators import Affine, Constant
+from linreg.operators import Affine, Constant, Role
 from linreg.operators.sparse import diagonal
 from linreg.target import Target, cotangent
 
@@ -46,7 +46,7 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
 
 
 def _is_sum(node: Node) -> bool:
-    return len(node.inputs) > 1 and node.operator.kind == "add"
+    return node.operator.role is Role.SUM
 
 
 def _masks_gate(graph: OperatorGraph, node: Node) -> bool:
@@ -72,6 +72,15 @@ class Masked(Affine):
     affine: Affine
     mask: Tensor
     kind = "masked"
+    new_value = True
+
+    @property
+    def role(self) -> Role:
+        return self.affine.role
+
+    @property
+    def new_gradients(self) -> bool:
+        return self.affine.new_gradients
 
     @property
     def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]

@@ -25,11 +25,11 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.linearization import Linearization
+from linreg.operators import Role
 from linreg.target import Target, cotangent, sum_per_image
 from linreg.text import table
 
 Grade = str | Sequence[str]
-WEIGHTED = ("conv", "linear", "matmul")  # how the kinds of operators begin that mix their inputs by weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ def _lightest_ways(graph: OperatorGraph, start: str) -> dict[str, tuple[int, int
         before = [ways[name] for name in node.inputs if name in ways]
         if before:
             gates, weighted = min(before)
-            ways[node.name] = (gates + node.is_gate, weighted + node.operator.kind.startswith(WEIGHTED))
+            ways[node.name] = (gates + node.is_gate, weighted + (node.operator.role is Role.WEIGHTS))
     return ways
 
 

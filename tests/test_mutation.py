@@ -22,7 +22,18 @@ from triad import TRIAD
 import linreg
 from linreg import LinregError, OperatorGraph
 from linreg.ledger import Ledger
-from linreg.operators import Average, Constant, Convolution, Diagonal, Linear, Move, Reshape, Scale, Selection
+from linreg.operators import (
+    Average,
+    BatchNorm,
+    Constant,
+    Convolution,
+    Diagonal,
+    Linear,
+    Move,
+    Reshape,
+    Scale,
+    Selection,
+)
 from linreg.operators.arithmetic import Sum
 from linreg.operators.base import LinearFunction
 from linreg.operators.gates import Clamp, LeakyReLU, ReLU
@@ -43,7 +54,7 @@ class Mutation:
     case: str
     owner: Any
     name: str
-    wrong: Callable[[Method], Method]
+    wrong: Callable[[Method], Any]
     traced: bool = False
 
 
@@ -66,8 +77,8 @@ def result(change: Callable[[Any], Any]) -> Callable[[Method], Method]:
     return lambda right: lambda self, *arguments: change(right(self, *arguments))
 
 
-def instead(method: Method) -> Callable[[Method], Method]:
-    return lambda right: method
+def instead(wrong: Any) -> Callable[[Method], Any]:
+    return lambda right: wrong
 
 
 def each(change: Callable[[Any], Any]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
@@ -155,7 +166,7 @@ MUTATIONS = {
     "constant spread over positions": Mutation(
         "conv2d", Constant, "share", instead(lambda self, grad: grad.flatten(2).mean(2)[..., None, None] * self.value)
     ),
-    "shift added twice": Mutation("batch norm of channels", Scale, "__call__", instead(shift_twice), True),
+    "shift added twice": Mutation("batch norm of channels", BatchNorm, "__call__", instead(shift_twice), True),
     "shift missing in the ledger": Mutation("batch norm of channels", Scale, "shares", result(lambda shares: [])),
     "pad's constant missing in the ledger": Mutation("pad with a value", Move, "shares", result(lambda shares: [])),
     "gate's offset missing": Mutation("relu6", Clamp, "freeze", result(lambda gate: replace(gate, offset=None)), True),
@@ -255,6 +266,11 @@ MUTATIONS = {
         "concatenate, by another name", Concat, "adjoint", result(lambda parts: parts[::-1])
     ),
     "of several readers the last one counts": Mutation("add, broadcasting", OperatorGraph, "pull", readers_overwritten),
+    # promises
+    "a view passed off as new": Mutation("flatten", Reshape, "new_value", instead(True)),
+    "a view of the gradient passed off as new": Mutation("flatten", Reshape, "new_gradients", instead(True)),
+    "one gradient for two passed off as two": Mutation("add", Sum, "new_gradients", instead(True)),
+    "slopes of each image passed off as those of all": Mutation("relu", Diagonal, "shared", instead(True)),
 }  # fmt: skip
 
 

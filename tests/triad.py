@@ -83,6 +83,42 @@ def check_matrices(module: nn.Module, x: Tensor, lin: linreg.Linearization) -> N
             )
 
 
+def check_promises(module: nn.Module, x: Tensor, lin: linreg.Linearization) -> None:
+    """What is said to be new memory may be overwritten, and what is said to be the same for all images is."""
+    for node in lin.graph.nodes:
+        affine = lin.frozen[node.name]
+        xs = [values(len(x), *lin.graph.shape(name), seed=40 + k) for k, name in enumerate(node.inputs)]
+        g = values(len(x), *node.shape, seed=50)
+        if affine.new_value:
+            check_new(lambda *inputs, affine=affine: (affine(*inputs),), xs)
+        if affine.new_gradients:
+            check_new(affine.adjoint, [g])
+        if affine.shared and lin.graph.batch is None:
+            check_shared(lambda *inputs, affine=affine: (affine.linear(*inputs),), xs)
+            check_shared(affine.adjoint, [g])
+
+
+def check_new(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) -> None:
+    """One result after the other is overwritten, all the memory that it lies in: nothing else changes for that."""
+    results, before = function(*inputs), [x.clone() for x in inputs]
+    expected = [result.clone() for result in results]
+    for k, result in enumerate(results):
+        result.untyped_storage().fill_(0xFF)  # NaN
+        for other, wanted in zip(results[k + 1 :], expected[k + 1 :], strict=True):
+            assert other.equal(wanted)
+    assert all(x.equal(old) for x, old in zip(inputs, before, strict=True))
+    assert all(again.equal(wanted) for again, wanted in zip(function(*inputs), expected, strict=True))
+
+
+def check_shared(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) -> None:
+    """The images in another order, and twice as many of them."""
+    results, turned = function(*inputs), function(*(x.flip(0) for x in inputs))
+    for result, found in zip(results, turned, strict=True):
+        torch.testing.assert_close(found, result.flip(0), **EXACT)
+    for result, found in zip(results, function(*(torch.cat([x, x]) for x in inputs)), strict=True):
+        torch.testing.assert_close(found, torch.cat([result, result]), **EXACT)
+
+
 Check = Callable[[nn.Module, Tensor, linreg.Linearization], None]
 TRIAD: dict[str, Check] = {
     "value": check_value,
@@ -91,4 +127,5 @@ TRIAD: dict[str, Check] = {
     "adjoint": check_adjoint,
     "completeness": check_completeness,
     "matrices": check_matrices,
+    "promises": check_promises,
 }

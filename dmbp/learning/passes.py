@@ -3,6 +3,11 @@
 Indices: l site, n image. σ_l = sigmoid(θ_l); h_l is the value of site l behind its mask, g_l the adjoint that arrives
 there. Then ∂P/∂θ_l = g_l ⊙ h_l ⊙ (1 − σ_l): one backward sweep of first order, where Algorithm 1 differentiates a
 backward pass. Both passes go forward together, as one batch of 2N: those with σ first, then those with 1 − σ.
+
+Sites work in place. Most of what an iteration does beside its layers is to read and write the values at the sites, and
+the values behind the masks, kept for the way back, are most of what it holds. So a site overwrites the value that comes
+in with the one behind its mask, and the gradient that arrives with the one that goes on, wherever nobody else can read
+that memory; elsewhere it works on a copy. `_site` decides which.
 """
 
 from __future__ import annotations
@@ -17,10 +22,9 @@ from torch import Tensor
 
 from dmbp.learning.kernels import compiled, enter, in_pieces
 from dmbp.learning.memory_format import laid_out, layout, pays, rows
-from dmbp.learning.precision import Lowered, lowered
+from dmbp.learning.precision import lowered
 from linreg import Linearization, Node
-from linreg.operators import Affine, Convolution, Diagonal, Linear, LinearFunction, Reshape, Scale, Selection
-from linreg.operators.arithmetic import Sum
+from linreg.operators import Affine, Diagonal
 from linreg.target import sum_per_image
 
 Pair = tuple[Tensor, Tensor]
@@ -33,7 +37,7 @@ class Site:
     """What a masked node does to both passes. `slope` and `offset` of its gate are (N, M), M units an image, or None.
 
     The slopes of a switch take a byte each. `takes` tells whether it may overwrite the value that comes in, `gives` the
-    gradient that arrives: nobody else reads them. `layout` is the order of its units in memory.
+    gradient that arrives: nobody else reads that memory. `layout` is the order of its units in memory.
     """
 
     slope: Tensor | None
@@ -113,6 +117,7 @@ class MaskedNetwork:
                 return self._both(node, affine, inputs)
             site = self.sites[node.name]
             z = inputs[0] if site.slope is not None else self._both(node, affine, inputs)
+            # The kernel writes to z: the memory that came in, where the site may have it and it lies in this order.
             z = (z.contiguous if site.takes else z.clone)(memory_format=site.layout)
             kept[node.name] = flat = site.rows(z)
             tensors = (flat[:images], flat[images:], site.rows(logits[node.name]), site.slope, site.offset)
@@ -136,6 +141,7 @@ class MaskedNetwork:
             affine = self.affines[node.name]
             if node.name in self.sites:
                 site = self.sites[node.name]
+                # `visit` writes to it, on the same terms as the kernel of the way there.
                 grad = (grad.contiguous if site.gives else grad.clone)(memory_format=site.layout)
                 visit(node.name, site.rows(grad))
                 if site.slope is not None:
@@ -175,32 +181,35 @@ class MaskedNetwork:
         return sum_per_image(output * self.seed)
 
 
-# These make new memory of their own, forward and back.
-FRESH = (Convolution, Linear, Scale, Selection, Diagonal)
-
-
 def _site(lin: Linearization, name: str, sites: Sequence[str], after: set[str], last: bool) -> Site:
+    """The site of a node, and what it may overwrite.
+
+    The gradient that arrives is the output's own, or a sum over several readers: both are new memory. That of a single
+    reader is what its adjoint gives: a reshape's is a view of the gradient at the reader, and a sum's goes to its other
+    inputs too.
+
+    The value that comes in is what the node computes, before its mask; a reshape's is a view of what it reads. A gate
+    is computed together with its mask: what comes in is the value of the node that it reads, its source. That must be
+    new memory too, made in each iteration and not once for all, which no other node reads, and which is no site's: a
+    site keeps its value for the way back.
+    """
     node, affine = lin.graph[name], lin.frozen[name]
     order = layout(1 + len(node.shape), last)
     readers = [reader for reader in lin.graph.nodes for source in reader.inputs if source == name]
-    gives = len(readers) != 1 or isinstance(lin.frozen[readers[0].name], FRESH)
+    gives = len(readers) != 1 or lin.frozen[readers[0].name].new_gradients
     if not isinstance(affine, Diagonal):
-        return Site(None, None, False, isinstance(affine, FRESH) or len(node.inputs) > 1, gives, order)
+        return Site(None, None, False, affine.new_value, gives, order)
     (source,) = node.inputs
     alone = source in after and source not in sites and len(lin.graph.consumers(source)) == 1
-    takes = alone and (isinstance(lin.frozen[source], FRESH) or len(lin.graph[source].inputs) > 1)
+    takes = alone and lin.frozen[source].new_value
     slope = affine.slope.to(torch.int8) if affine.switch else affine.slope
     offset = None if affine.offset is None else rows(affine.offset, order)
     return Site(rows(slope, order), offset, affine.switch, takes, gives, order)
 
 
 def _same_for_all(affine: Affine, dims: int) -> bool:
-    """Whether an operator holds nothing of a single image, as far as is known; functions of a graph of any N do not."""
-    held = [constant.value for constant in affine.constants]
-    if isinstance(affine, Scale) and isinstance(affine.factor, Tensor):
-        held.append(affine.factor)
-    known = isinstance(affine, Convolution | Linear | LinearFunction | Lowered | Reshape | Scale | Sum)
-    return known and all(value.dim() <= dims or len(value) == 1 for value in held)
+    """Whether an operator with z of so many dimensions holds nothing of a single image, as far as it knows."""
+    return affine.shared and all(c.value.dim() <= dims or len(c.value) == 1 for c in affine.constants)
 
 
 def passes(plus: Tensor, minus: Tensor, both: bool | None = None) -> list[Pair]:

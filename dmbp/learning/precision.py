@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dmbp.errors import DmbpError
-from linreg.operators import Affine, Convolution, Linear
+from linreg.operators import Affine, Convolution, Linear, Role
 
 PRECISIONS = ("full", "tf32", "bf16")
 
@@ -22,6 +22,8 @@ class Lowered(Affine):
     affine: Convolution | Linear
     dtype: torch.dtype
     kind = "lowered"
+    role = Role.WEIGHTS
+    new_value = new_gradients = shared = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.affine(*(x.bfloat16() for x in inputs)).to(self.dtype)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from linreg.graph import Node, OperatorGraph
-from linreg.operators import Call, Convolution, Data, Gate, Linear, Operator, Pointwise, Scale
+from linreg.operators import BatchNorm, Call, Convolution, Data, Gate, Linear, Operator, Pointwise, Scale
 from linreg.operators.arithmetic import Sum
 from linreg.operators.base import Shape
 from linreg.operators.selection import Extremum
@@ -40,7 +38,7 @@ def fuse_batch_norm(graph: OperatorGraph) -> OperatorGraph:
 
 
 def _folds(layer: Node, norm: Node) -> bool:
-    if not isinstance(norm.operator, Scale) or norm.operator.kind != "batch norm":
+    if not isinstance(norm.operator, BatchNorm):
         return False
     if isinstance(layer.operator, Convolution):
         return not layer.operator.transposed
@@ -48,10 +46,9 @@ def _folds(layer: Node, norm: Node) -> bool:
 
 
 def _folded(layer: Node, norm: Node) -> Node:
-    assert isinstance(layer.operator, Convolution | Linear) and isinstance(norm.operator, Scale)
-    factor, (shift,) = norm.operator.factor, norm.operator.constants
-    assert isinstance(factor, Tensor)
-    operator = layer.operator.scaled(factor.flatten(), shift)
+    assert isinstance(layer.operator, Convolution | Linear) and isinstance(norm.operator, BatchNorm)
+    (shift,) = norm.operator.constants
+    operator = layer.operator.scaled(norm.operator.factor.flatten(), shift)
     return replace(norm, operator=operator, inputs=layer.inputs, module=layer.module)
 
 

@@ -1,9 +1,9 @@
 """Operators: one module for each family, each next to the rules that build it; `sparse`, `stencil`: their matrices."""
 
 from linreg.operators import arithmetic, gates, indexing, linear, pooling, resample, selection, structure
-from linreg.operators.base import Affine, Constant, Diagonal, LinearFunction, Operator
+from linreg.operators.base import Affine, Constant, Diagonal, LinearFunction, Operator, Role
 from linreg.operators.gates import Gate
-from linreg.operators.linear import Convolution, Linear, SameConvolution, Scale
+from linreg.operators.linear import BatchNorm, Convolution, Linear, SameConvolution, Scale
 from linreg.operators.pointwise import Pointwise
 from linreg.operators.pooling import Average
 from linreg.operators.product import Contraction
@@ -18,6 +18,7 @@ __all__ = [
     "RULES",
     "Affine",
     "Average",
+    "BatchNorm",
     "Call",
     "Constant",
     "Contraction",
@@ -34,6 +35,7 @@ __all__ = [
     "Operator",
     "Pointwise",
     "Reshape",
+    "Role",
     "SameConvolution",
     "Scale",
     "Selection",

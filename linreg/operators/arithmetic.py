@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators.base import Affine, Constant, Shape, sum_to
+from linreg.operators.base import Affine, Constant, Role, Shape, sum_to
 from linreg.operators.linear import Scale
 from linreg.operators.reasons import PRODUCT, QUOTIENT, STEP
 from linreg.operators.rounding import Rounding
@@ -28,10 +28,19 @@ class Sum(Affine):
     shapes: tuple[Shape, ...]
     shape: Shape
     constants: tuple[Constant, ...] = ()
+    shared = True
 
     @property
     def kind(self) -> str:
         return "add" if len(self.shapes) > 1 else "negate" if self.coefficients[0] == -1 else "shift"
+
+    @property
+    def role(self) -> Role:
+        return Role.SUM if len(self.shapes) > 1 else Role.SCALE
+
+    @property
+    def new_value(self) -> bool:
+        return len(self.shapes) > 1 or self.coefficients != (1,) or super().new_value
 
     def linear(self, *inputs: Tensor) -> Tensor:
         total: Tensor | None = None
@@ -68,6 +77,22 @@ class Total(Affine):
     parts: tuple[Affine, ...]
     constants: tuple[Constant, ...] = ()
     kind = "add"
+
+    @property
+    def role(self) -> Role:
+        return Role.SUM if len(self.parts) > 1 else self.parts[0].role
+
+    @property
+    def new_value(self) -> bool:
+        return len(self.parts) > 1 or self.parts[0].new_value or super().new_value
+
+    @property
+    def new_gradients(self) -> bool:
+        return all(part.new_gradients for part in self.parts)
+
+    @property
+    def shared(self) -> bool:
+        return all(part.shared for part in self.parts)
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return reduce(operator.add, (part.linear(x) for part, x in zip(self.parts, inputs, strict=True)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import partial
 from math import inf
 
@@ -62,13 +63,33 @@ def with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor | None = None
     return layer
 
 
+class Role(Enum):
+    """What an operator is for in a network; an operator that is for none of these says `OTHER`.
+
+    It decides which sums `sites="blocks"` masks, which way to a join is the lightest, and the marker in a picture.
+    """
+
+    WEIGHTS = auto()  # mixes its input by weights
+    GATE = auto()
+    SUM = auto()  # adds up several values, such as the two branches of a residual block
+    CONCATENATION = auto()
+    MAX_POOL = auto()
+    AVERAGE = auto()  # or a total
+    SCALE = auto()  # or a shift: multiplies each element, adds a constant to it, or both
+    OTHER = auto()
+
+
 class Operator(ABC):
     """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k)."""
 
     @property
+    def role(self) -> Role:
+        return Role.OTHER
+
+    @property
     @abstractmethod
     def kind(self) -> str:
-        """What the summary calls it."""
+        """What the summary calls it: a word for people, which decides nothing."""
 
     @abstractmethod
     def freeze(self, *inputs: Tensor) -> Affine:
@@ -91,9 +112,28 @@ class Affine(Operator):
     """z = A(x_1, …, x_K) + Σ β, with A linear: an operator on one linear region.
 
     A subclass gives `linear` (A), `adjoint` (Aᵀ) and `sparse` (A as matrices), and lists its β in `constants`.
+    `new_value`, `new_gradients` and `shared` are promises that spare copies; one that is not sure does not make them.
     """
 
     constants: tuple[Constant, ...] = ()
+
+    @property
+    def new_value(self) -> bool:
+        """Whether z lies in memory made for it, which no input and nobody else holds; so does a sum with constants."""
+        return bool(self.constants)
+
+    @property
+    def new_gradients(self) -> bool:
+        """Whether each result of `adjoint` lies in memory made for it, which neither g nor another of them shares."""
+        return False
+
+    @property
+    def shared(self) -> bool:
+        """Whether A is the same for every image: it holds no slope, index or factor that belongs to one of them.
+
+        Functions of a graph of a fixed batch size may; there it is not asked for.
+        """
+        return False
 
     @abstractmethod
     def linear(self, *inputs: Tensor) -> Tensor:
@@ -168,6 +208,8 @@ class Diagonal(Affine):
     offset: Tensor | None = None
     switch: bool = False
     kind = "gate"
+    role = Role.GATE
+    new_value = new_gradients = True
 
     @property
     def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]
@@ -198,6 +240,8 @@ class LinearFunction(Affine):
     `shapes` are those of the inputs without the batch: a linear f has the same Jacobian everywhere, so zeros will do.
     """
 
+    shared = True
+
     function: Callable[..., Tensor]
     shapes: tuple[Shape, ...]
     constants: tuple[Constant, ...] = ()
@@ -205,6 +249,11 @@ class LinearFunction(Affine):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return self.function(*inputs)
+
+    @property
+    def new_value(self) -> bool:
+        """What is made of several values is a view of none."""
+        return len(self.shapes) > 1 or super().new_value
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         zeros = [grad.new_zeros(()).expand(grad.shape[0], *shape) for shape in self.shapes]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.operators.base import Diagonal, Operator, with_parameters
+from linreg.operators.base import Diagonal, Operator, Role, with_parameters
 from linreg.operators.table import Built, Call, Data, rule
 
 Bound = Tensor | float
@@ -19,6 +19,8 @@ Bound = Tensor | float
 
 class Gate(Operator):
     """An elementwise piecewise-linear unit, φ(z) = s ⊙ z + t with s, t fixed by the region: the place of a mask."""
+
+    role = Role.GATE
 
     @property
     @abstractmethod
@@ -52,7 +54,7 @@ class ReLU(Gate):
 
 @dataclass(frozen=True, eq=False)
 class LeakyReLU(Gate):
-    """φ(z) = z where z > 0, α z elsewhere: s ∈ {1, α}, t = 0. PReLU has one α for each channel; abs has α = −1."""
+    """φ(z) = z where z > 0, α z elsewhere: s ∈ {1, α}, t = 0. PReLU has one α for each channel."""
 
     negative_slope: Bound
     kind: str = "leaky relu"
@@ -69,10 +71,21 @@ class LeakyReLU(Gate):
     def layer(self) -> Callable[..., Tensor]:
         slope = self.negative_slope
         if not isinstance(slope, Tensor):
-            return torch.abs if self.kind == "abs" else nn.LeakyReLU(slope)
+            return nn.LeakyReLU(slope)
         if slope.shape[1:].numel() > 1:
             return super().layer()
         return with_parameters(nn.PReLU(slope.numel(), device="meta"), slope.flatten())
+
+
+@dataclass(frozen=True, eq=False)
+class Abs(LeakyReLU):
+    """φ(z) = |z|: s ∈ {1, −1}, t = 0."""
+
+    negative_slope: Bound = -1.0
+    kind: str = "abs"
+
+    def layer(self) -> Callable[..., Tensor]:
+        return torch.abs
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +157,13 @@ class Pieces(Gate):
         return torch.where(slope == 0, offset, slope * z + offset)
 
     def layer(self) -> Callable[..., Tensor]:
-        """Not Hardsigmoid, which differentiates with 1/6 in single precision."""
-        if self.kind == "threshold":
-            return nn.Threshold(self.breaks.item(), self.offsets[0].item())
+        """A threshold where φ is a fixed number up to its break, and z beyond.
+
+        Not Hardsigmoid, which differentiates with 1/6 in single precision.
+        """
+        slopes, offsets = self.slopes.tolist(), self.offsets.tolist()
+        if slopes == [0, 1] and offsets[1] == 0:
+            return nn.Threshold(self.breaks.item(), offsets[0])
         return super().layer()
 
     @property
@@ -175,7 +192,7 @@ def _prelu(call: Call) -> Built:
 
 @rule("abs")
 def _abs(call: Call) -> Built:
-    return LeakyReLU(-1.0, "abs"), (call.one_data("self"),)
+    return Abs(), (call.one_data("self"),)
 
 
 @rule("relu6")

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.operators.base import Affine, Constant, LinearFunction, Shape, sum_to, with_parameters
+from linreg.operators.base import Affine, Constant, LinearFunction, Role, Shape, sum_to, with_parameters
 from linreg.operators.reasons import BATCH_STATISTICS
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import contraction, of_image, positions, selection, to_numpy
@@ -30,6 +30,8 @@ class Linear(Affine):
     constants: tuple[Constant, ...] = ()
     places: int = 1
     kind = "linear"
+    role = Role.WEIGHTS
+    new_value = new_gradients = shared = True
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight)
@@ -76,6 +78,8 @@ class Convolution(Affine):
     transposed: bool
     output_padding: list[int]
     constants: tuple[Constant, ...] = ()
+    role = Role.WEIGHTS
+    new_value = new_gradients = shared = True
 
     @property
     def kind(self) -> str:
@@ -156,25 +160,25 @@ class Convolution(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Affine):
-    """z = a ⊙ x + β with a fixed `factor` a: free batch norm, a division, a change of sign. `shape` is that of x."""
+    """z = a ⊙ x + β with a fixed `factor` a: a product with a constant, a division. `shape` is that of x."""
 
     factor: Tensor | float
     shape: Shape
     constants: tuple[Constant, ...] = ()
-    kind: str = "scale"
+    kind = "scale"
+    role = Role.SCALE
+    new_value = new_gradients = True
+
+    @property
+    def shared(self) -> bool:
+        factor = self.factor
+        return not isinstance(factor, Tensor) or factor.dim() <= len(self.shape) or len(factor) == 1
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return inputs[0] * self.factor
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (sum_to(grad * self.factor, (grad.shape[0], *self.shape)),)
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        if self.kind != "batch norm" or not isinstance(self.factor, Tensor):
-            return super().__call__(*inputs)
-        factor, shift = self.factor.flatten(), sum(c.value for c in self.constants).flatten()  # type: ignore[union-attr]
-        zero, one = torch.zeros_like(factor), torch.ones_like(factor)
-        return torch.batch_norm(inputs[0], factor, shift, zero, one, False, 0.0, 0.0, False)  # in one pass
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """diag(a), its rows repeated where x is broadcast."""
@@ -188,12 +192,30 @@ class Scale(Affine):
         factor = self.factor.abs() if isinstance(self.factor, Tensor) else abs(self.factor)
         return Rounding(replace(self, factor=factor).linear, 1, copies)
 
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(Scale):
+    """z = a ⊙ x + β, one a and one β, the shift, for each channel: batch norm that is in no layer before it."""
+
+    factor: Tensor
+    kind = "batch norm"
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        factor, shift = self._channels
+        zero, one = torch.zeros_like(factor), torch.ones_like(factor)
+        return torch.batch_norm(inputs[0], factor, shift, zero, one, False, 0.0, 0.0, False)  # in one pass
+
     def layer(self) -> Callable[..., Tensor]:
-        if self.kind != "batch norm" or len(self.shape) > 4:
+        if len(self.shape) > 4:
             return super().layer()
-        (shift,), factor = self.constants, torch.as_tensor(self.factor).flatten()
+        factor, shift = self._channels
         kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[len(self.shape) - 1]
-        return with_parameters(kind(len(factor), eps=0.0).to(factor), factor, shift.value.flatten())
+        return with_parameters(kind(len(factor), eps=0.0).to(factor), factor, shift)
+
+    @property
+    def _channels(self) -> tuple[Tensor, Tensor]:
+        (shift,) = self.constants
+        return self.factor.flatten(), shift.value.flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +224,8 @@ class SameConvolution(LinearFunction):
 
     stencil: Stencil = field(kw_only=True)
     kind: str = "conv (same)"
+    role = Role.WEIGHTS
+    new_value = new_gradients = True
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         return (self.stencil.sparse(),)
@@ -303,4 +327,4 @@ def _batch_norm(call: Call) -> Built:
     column = (-1, *[1] * (len(x.shape) - 1))
     factor, shift = (v.to(mean.value.dtype).view(column) for v in (factor, shift))
     owner = mean.name.removesuffix(".running_mean")
-    return Scale(factor, x.shape, (Constant("shift", shift, f"{owner}.shift"),), "batch norm"), (x,)
+    return BatchNorm(factor, x.shape, (Constant("shift", shift, f"{owner}.shift"),)), (x,)

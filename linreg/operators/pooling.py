@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from linreg.operators.base import Operator, Shape
+from linreg.operators.base import Operator, Role, Shape
 from linreg.operators.resample import Separable
 from linreg.operators.selection import Selection
 from linreg.operators.table import Built, Call, rule
@@ -29,6 +29,7 @@ class MaxPool(Operator):
     shape: Shape
     dims: int
     kind = "max pool"
+    role = Role.MAX_POOL
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The maxima and their indices."""
@@ -80,6 +81,7 @@ class Average(Separable):
     """z = averages, or sums, of x over windows; `pool` makes the layer of torch.nn that is this, if there is one."""
 
     pool: Callable[[], nn.Module] | None = field(kw_only=True, default=None)
+    role = Role.AVERAGE
 
     def layer(self) -> Callable[..., Tensor]:
         return self.pool() if self.pool else super().layer()

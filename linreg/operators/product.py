@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.arithmetic import Total, weighted
-from linreg.operators.base import Constant, LinearFunction
+from linreg.operators.base import Constant, LinearFunction, Role
 from linreg.operators.linear import Linear, Scale
 from linreg.operators.reasons import PRODUCT
 from linreg.operators.rounding import Rounding
@@ -33,6 +33,8 @@ class Contraction(LinearFunction):
     weight: Tensor = field(kw_only=True)
     letters: tuple[str, str, str] = field(kw_only=True)
     kind: str = "matmul"
+    role = Role.WEIGHTS
+    new_value = new_gradients = True
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """Row z, and in it one entry for each place along the dimensions that are summed over."""

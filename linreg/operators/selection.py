@@ -35,6 +35,7 @@ class Selection(Affine):
     shape: Shape
     dims: int
     kind = "selection"
+    new_value = new_gradients = True
 
     def linear(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
@@ -68,6 +69,7 @@ class Unpool(Affine):
 
     selection: Selection
     kind = "unpool"
+    new_value = new_gradients = True
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return self.selection.adjoint(inputs[0])[0]
@@ -133,6 +135,11 @@ class Where(Affine):
     shape: Shape
     constants: tuple[Constant, ...] = ()
     kind = "where"
+    new_value = new_gradients = True
+
+    @property
+    def shared(self) -> bool:
+        return self.condition.dim() <= len(self.shape) or len(self.condition) == 1
 
     def linear(self, *inputs: Tensor) -> Tensor:
         """`where` itself, which gives no NaN from 0 · ∞."""

@@ -14,7 +14,7 @@ from typing import Any
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from linreg.operators.base import Affine, Constant, Operator, Shape
+from linreg.operators.base import Affine, Constant, Operator, Role, Shape
 from linreg.operators.rounding import Rounding
 from linreg.operators.table import BATCH, Built, Call, Data, Known, rule_for
 
@@ -103,6 +103,18 @@ class Guided(Affine):
         return self.affine.kind
 
     @property
+    def role(self) -> Role:
+        return self.affine.role
+
+    @property
+    def new_value(self) -> bool:
+        return self.affine.new_value
+
+    @property
+    def new_gradients(self) -> bool:
+        return self.affine.new_gradients
+
+    @property
     def constants(self) -> tuple[Constant, ...]:  # type: ignore[override]
         """They are those of this region: offsets."""
         return tuple(replace(constant, kind="offset") for constant in self.affine.constants)
@@ -127,11 +139,15 @@ class Guided(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Choice(Operator):
-    """A call on data and steps: on one region it is affine in that data, which comes first among the `inputs`."""
+    """A call on data and steps: on one region it is affine in that data, which comes first among the `inputs`.
+
+    `role` is that of the affine functions among which it chooses.
+    """
 
     call: Call
     inputs: tuple[Data, ...]
     guides: tuple[Shape, ...]
+    role: Role = Role.OTHER
 
     @property
     def kind(self) -> str:
@@ -169,7 +185,7 @@ def _built(call: Call, values: Mapping[str, Tensor]) -> Built:
 def choice(call: Call, images: int) -> Built:
     """The operator of a call on data and steps; so many images are enough to see which data it takes."""
     found = data_of(call)
-    _, data = _built(call, {data.name: call.like.new_zeros(images, *data.shape) for data in found})
+    built, data = _built(call, {data.name: call.like.new_zeros(images, *data.shape) for data in found})
     guides = tuple(other for other in found if other.name not in {d.name for d in data})
     inputs = (*data, *guides)
-    return Choice(call, inputs, tuple(guide.shape for guide in guides)), inputs
+    return Choice(call, inputs, tuple(guide.shape for guide in guides), built.role), inputs

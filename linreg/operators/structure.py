@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.operators.base import Affine, Constant, LinearFunction, Shape
+from linreg.operators.base import Affine, Constant, LinearFunction, Role, Shape
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import selection, to_numpy
 from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, rule
@@ -45,6 +45,7 @@ class Reshape(Affine):
     before: Shape
     after: Shape
     kind = "reshape"
+    shared = True
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return inputs[0].reshape(inputs[0].shape[0], *self.after)
@@ -63,10 +64,12 @@ class Reshape(Affine):
 class Move(LinearFunction):
     """z_j = x_{i(j)}, or 0: each output is a copy of one element of one of the inputs x_1 … x_K.
 
-    `images` is how many images the function takes, where that is fixed.
+    `images` is how many images the function takes, where that is fixed; some moves put their inputs side by side, which
+    their `role` says.
     """
 
     images: int | None = field(kw_only=True, default=None)
+    role: Role = field(kw_only=True, default=Role.OTHER)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """Where each element came from, as the function itself tells: it is run on 1, 2, … in the place of values."""
@@ -92,6 +95,7 @@ class Concat(Move):
     """z = [x_1, …, x_K] along dimension `dim`; its adjoint only cuts, where that of its function would copy."""
 
     dim: int = field(kw_only=True)
+    role: Role = field(kw_only=True, default=Role.CONCATENATION)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return grad.split([shape[self.dim - 1] for shape in self.shapes], self.dim)
@@ -114,18 +118,20 @@ def _within(source: np.ndarray, size: int) -> np.ndarray:
     return np.where(source < size, source, -1)
 
 
-def copied(call: Call, kind: str, *terms: str, form: Callable[..., LinearFunction] = Move) -> Built:
+def copied(
+    call: Call, kind: str, *terms: str, form: Callable[..., LinearFunction] = Move, constant: str = "constant"
+) -> Built:
     """A call that copies the elements of its arguments, or adds them up, as an operator of this `form`.
 
-    Of the arguments named in `terms`, the fixed ones are a constant: β holds them, and zeros in the place of the data;
-    the linear part has zeros in their place.
+    Of the arguments named in `terms`, the fixed ones are a constant, the kind of which is `constant`: β holds them, and
+    zeros in the place of the data; the linear part has zeros in their place.
     """
     shapes, images = tuple(data.shape for data in call.data), call.images
     if not any(_fixed(call[term]) for term in terms):
         return form(call.evaluate, shapes, kind=kind, images=images), call.data
     linear = replace(call, arguments=call.arguments | {term: _zeroed(call[term]) for term in terms})
     value: Tensor = call.evaluate(*(call.like.new_zeros(images or 1, *shape) for shape in shapes))
-    constants = (Constant("pad" if kind == "pad" else "constant", value),) if value.any() else ()
+    constants = (Constant(constant, value),) if value.any() else ()
     return form(linear.evaluate, shapes, constants, kind, images=images), call.data
 
 
@@ -207,7 +213,7 @@ def _concatenate(call: Call) -> Built:
     if call.name in ("cat", "concat") and dim > 0 and all(isinstance(part, Data) for part in parts):
         shapes = tuple(part.shape for part in parts)
         return Concat(call.evaluate, shapes, kind="concat", images=call.images, dim=dim), call.data
-    return copied(call, "concat", "tensors")
+    return copied(call, "concat", "tensors", form=partial(Move, role=Role.CONCATENATION))
 
 
 @rule("flip", "roll", "rot90", "fliplr")
@@ -224,4 +230,4 @@ def _pad(call: Call) -> Built:
     terms = ("value",) if call["value"] else ()
     sides = tuple(call["pad"])[: 2 * len(call.shape)]  # what is beyond, of the batch, is 0
     form = partial(Border, sides=sides) if min(sides, default=0) >= 0 else Move
-    return copied(call, "pad", *terms, form=form)
+    return copied(call, "pad", *terms, form=form, constant="pad")

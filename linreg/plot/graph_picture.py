@@ -15,6 +15,7 @@ from matplotlib.path import Path
 
 from linreg.errors import LinregError
 from linreg.graph import INPUT, OperatorGraph
+from linreg.operators import Role
 from linreg.plot.placement import Layout, Point, lay_out
 from linreg.plot.style import BAND, DIVERGING, INK, LINE, NO_VALUE
 
@@ -22,38 +23,32 @@ PLAIN: dict[str, Any] = {"parse_math": False}  # a dollar in a name is a dollar
 
 
 class Family(NamedTuple):
-    """Operators that look alike: marker, its size, colour where no other is given, and how their kinds begin."""
+    """Operators that look alike, those of one role: marker, its size, and colour where no other is given."""
 
     name: str
     marker: str
     size: float
     colour: str
-    kinds: tuple[str, ...]
+    role: Role | None
 
 
 FAMILIES = (
-    Family("input", ">", 110, "#d9d9d9", ("input",)),
-    Family("weights", "s", 95, "#88a8d0", ("conv", "linear", "matmul")),
-    Family("gate", "o", 105, "#f2b54a", ()),
-    Family("sum", "P", 140, "#7fbf8e", ("add",)),
-    Family("concatenation", "D", 75, "#c79ac7", ("concat",)),
-    Family("max pool", "v", 110, "#e08a6a", ("max pool",)),
-    Family("average or total", "^", 110, "#a9cfe0", ("avg", "adaptive avg", "mean", "sum")),
-    Family("scale or shift", "h", 115, "#c9c08a", ("batch norm", "scale", "shift", "negate")),
-    Family("other", "d", 75, "#bdbdbd", ("",)),
+    Family("input", ">", 110, "#d9d9d9", None),  # which is no operator
+    Family("weights", "s", 95, "#88a8d0", Role.WEIGHTS),
+    Family("gate", "o", 105, "#f2b54a", Role.GATE),
+    Family("sum", "P", 140, "#7fbf8e", Role.SUM),
+    Family("concatenation", "D", 75, "#c79ac7", Role.CONCATENATION),
+    Family("max pool", "v", 110, "#e08a6a", Role.MAX_POOL),
+    Family("average or total", "^", 110, "#a9cfe0", Role.AVERAGE),
+    Family("scale or shift", "h", 115, "#c9c08a", Role.SCALE),
+    Family("other", "d", 75, "#bdbdbd", Role.OTHER),
 )
-GATE = FAMILIES[2]
-
-
-def family(kind: str, is_gate: bool) -> Family:
-    """The family of an operator of `kind`."""
-    return GATE if is_gate else next(f for f in FAMILIES if f.kinds and kind.startswith(f.kinds))
 
 
 def draw_graph(
     graph: OperatorGraph, ax: Axes | None = None, colour: Mapping[str, float] | None = None, label: str = ""
 ) -> Axes:
-    """The operator graph from left to right: markers tell the kinds of operators, bands their modules.
+    """The operator graph from left to right: markers tell the roles of operators, bands their modules.
 
     `colour` gives a number for each node, or for some: blue below zero, white at zero, red above; `label` says what it
     is and in which units. Draws into `ax`, or into a new figure (`.figure` of the result). Raises LinregError for a
@@ -111,14 +106,14 @@ def _draw_links(ax: Axes, layout: Layout) -> None:
 
 
 def _draw_nodes(ax: Axes, graph: OperatorGraph, layout: Layout, numbers: Mapping[str, float] | None) -> None:
-    kinds = {INPUT: FAMILIES[0]} | {n.name: family(n.operator.kind, n.is_gate) for n in graph.nodes}
-    for kind in FAMILIES:
-        names = [name for name, own in kinds.items() if own is kind]
+    roles = {INPUT: None} | {node.name: node.operator.role for node in graph.nodes}
+    for family in FAMILIES:
+        names = [name for name, role in roles.items() if role is family.role]
         if names:
-            _draw_markers(ax, layout, names, kind, numbers)
-            face = kind.colour if numbers is None else "white"
-            _scatter(ax, [], kind.marker, kind.size, face, label=kind.name)
-    if numbers is not None and len(numbers) < len(kinds):
+            _draw_markers(ax, layout, names, family, numbers)
+            face = family.colour if numbers is None else "white"
+            _scatter(ax, [], family.marker, family.size, face, label=family.name)
+    if numbers is not None and len(numbers) < len(roles):
         _scatter(ax, [], "o", 40, NO_VALUE, linewidths=0, label="no value")
     _draw_labels(ax, layout)
     ax.legend(
@@ -128,15 +123,15 @@ def _draw_nodes(ax: Axes, graph: OperatorGraph, layout: Layout, numbers: Mapping
 
 
 def _draw_markers(
-    ax: Axes, layout: Layout, names: Sequence[str], kind: Family, numbers: Mapping[str, float] | None
+    ax: Axes, layout: Layout, names: Sequence[str], family: Family, numbers: Mapping[str, float] | None
 ) -> None:
     """The nodes of one family; those without a number, where others have one, are small and grey."""
     known = [name for name in names if numbers is None or name in numbers]
     unknown = [layout.places[name] for name in names if name not in known]
     places = [layout.places[name] for name in known]
-    faces = kind.colour if numbers is None else DIVERGING(_scale(numbers)([numbers[name] for name in known]))
-    _scatter(ax, unknown, kind.marker, 0.35 * kind.size, NO_VALUE, linewidths=0)
-    _scatter(ax, places, kind.marker, kind.size, faces)
+    faces = family.colour if numbers is None else DIVERGING(_scale(numbers)([numbers[name] for name in known]))
+    _scatter(ax, unknown, family.marker, 0.35 * family.size, NO_VALUE, linewidths=0)
+    _scatter(ax, places, family.marker, family.size, faces)
 
 
 def _scatter(ax: Axes, places: Sequence[Point], marker: str, size: float, face: Any, **options: Any) -> None:
