@@ -1,26 +1,25 @@
 """The three-way split as matrices: H⁺, H⁻ and H~, explicit, as operators, and by enumeration (Eqs. 6, 8, 9).
 
-All are of one input, with a row for each element of `stop` and a column for each of `start`, as in `linreg.jacobian`.
+All are of one input, with a row for each element of `stop` and a column for each of `start`, as in `linreg.Jacobian`.
 """
 
 from __future__ import annotations
 
 from functools import reduce
 from itertools import product
-from math import prod
 from operator import add
 from typing import NamedTuple
 
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Linearization, Node
-from linreg.jacobian import size
 from linreg.linearization import LIMIT
 from linreg.operators.sparse import diagonal
+from linreg.sparse_product import blocks
 
 PATTERNS = 12  # sites: 4096 patterns
 
@@ -50,35 +49,32 @@ def matrices(
     Σ (M⁻ + M~) + (I − Σ) (M⁺ + M~)). Raises LinregError for a batch, for nodes that are not connected, and where the
     matrices would take more than `limit` bytes (`operators` needs none).
     """
-    stop = stop or lin.graph.output
     check_masks(lin, masks)
-    needed = size(lin, stop, start, "csr")
+    jacobian = lin.jacobian(stop, start)
+    needed = jacobian.cost("csr")
     if 3 * needed.bytes > limit:
         raise DmbpError(f"each of three matrices is {needed}; the limit is {limit / 2**30:.3g} GiB: use operators()")
-    identity = eye_array(prod(lin.graph.shape(start)), format="csr")
-    if start == stop:
-        return Matrices(identity, identity, -identity)
-    nodes = lin.graph.between(start, stop)
+    identity = lin.jacobian(start, start).csr()
+    begin = Matrices(identity, identity, -identity)
+    nodes = lin.graph.between(jacobian.stop, start)
     inside = {start, *(node.name for node in nodes)}
 
     def step(node: Node, inputs: tuple[Matrices, ...]) -> Matrices:
-        blocks = lin.frozen[node.name].sparse()
-        ways = [(b, m) for b, m, name in zip(blocks, inputs, node.inputs, strict=True) if name in inside]
+        ways = [(b, m) for b, m, name in zip(blocks(lin, node), inputs, node.inputs, strict=True) if name in inside]
         plus, minus, mixed = (reduce(add, (block @ state[k] for block, state in ways)) for k in range(3))
         if node.name not in masks:
             return Matrices(plus, minus, mixed)
         sigma, other = diagonal(masks[node.name][0]), diagonal(1 - masks[node.name][0])
         return Matrices(sigma @ plus, other @ minus, sigma @ (minus + mixed) + other @ (plus + mixed))
 
-    begin = Matrices(identity, identity, -identity)
-    return lin.graph.evaluate({start: begin}, step, nodes, missing=lambda name: begin)
+    return lin.graph.evaluate({start: begin}, step, nodes, missing=lambda name: begin) if nodes else begin
 
 
 def operators(lin: Linearization, masks: Masks, stop: str | None = None, start: str = "input") -> Operators:
     """H⁺, H⁻ and H~ = H − H⁺ − H⁻ as linear operators: nothing is built, each product is a pass through the network."""
     check_masks(lin, masks)
-    plus = masked(lin, masks).operator(stop, start)
-    minus = masked(lin, {site: 1 - mask for site, mask in masks.items()}).operator(stop, start)
+    other = {site: 1 - mask for site, mask in masks.items()}
+    plus, minus = (masked(lin, sigma).operator(stop, start) for sigma in (masks, other))
     return Operators(plus, minus, lin.operator(stop, start) - plus - minus)
 
 
@@ -94,9 +90,9 @@ def sign_patterns(lin: Linearization, masks: Masks, stop: str | None = None) -> 
             f"{len(masks)} sites have 2^{len(masks)} sign patterns; at most {PATTERNS} sites: use matrices()"
         )
     sides = {site: {"+": mask, "−": 1 - mask} for site, mask in masks.items()}
-    return {
-        "".join(signs): masked(lin, {site: sides[site][sign] for site, sign in zip(masks, signs, strict=True)}).matrix(
-            stop
-        )
-        for signs in product("+−", repeat=len(masks))
-    }
+
+    def one(signs: tuple[str, ...]) -> Tensor:
+        sigma = {site: sides[site][sign] for site, sign in zip(masks, signs, strict=True)}
+        return masked(lin, sigma).jacobian(stop).dense()
+
+    return {"".join(signs): one(signs) for signs in product("+−", repeat=len(masks))}

@@ -5,12 +5,14 @@ from linreg.capture.trace import measure, trace
 from linreg.certificate import Certificate
 from linreg.errors import LinregError
 from linreg.graph import Node, OperatorGraph
+from linreg.jacobian import Jacobian
 from linreg.ledger import Ledger, Term
 from linreg.linearization import Linearization
 
 __all__ = [
     "Approximation",
     "Certificate",
+    "Jacobian",
     "Ledger",
     "Linearization",
     "LinregError",

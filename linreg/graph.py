@@ -174,7 +174,7 @@ class OperatorGraph:
                 grads[name] = add(grads[name], part) if name in grads else part
         return grads
 
-    def between(self, start: str, stop: str) -> tuple[Node, ...]:
+    def between(self, stop: str, start: str) -> tuple[Node, ...]:
         """The nodes after `start` on the paths from `start` to `stop`, `stop` included.
 
         Raises LinregError where no path leads from one to the other.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from scipy.sparse import csr_array
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from linreg.errors import LinregError
@@ -20,7 +21,7 @@ from linreg.text import table
 
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
     from linreg.certificate import Certificate
-    from linreg.jacobian import PathOperator
+    from linreg.jacobian import Jacobian
 
 LIMIT = 2**31  # bytes of an explicit matrix, unless said otherwise
 
@@ -49,16 +50,18 @@ class Linearization:
         return Linearization(self.graph, self.input, frozen, output)
 
     @torch.no_grad()
-    def forward(self, v: Tensor, start: str = "input", stop: str | None = None) -> Tensor:
+    def forward(self, v: Tensor, stop: str | None = None, start: str = "input") -> Tensor:
         """J v, with J = ∂stop/∂start on this region (no constants); `stop` is the output by default.
 
-        v is (N, *shape of start). Raises LinregError for unknown or unconnected nodes and for a wrong shape.
+        v is (N, *shape of start), a vector for each input: each goes through that input's own region. (Many vectors
+        through the region of one input: `jacobian`.) Raises LinregError for unknown or unconnected nodes and for a
+        wrong shape.
         """
         stop = stop or self.graph.output
         self._check(v, start)
+        nodes = self.graph.between(stop, start)
         if start == stop:
             return v
-        nodes = self.graph.between(start, stop)
         return self.graph.evaluate(
             {start: v}, lambda node, xs: self.frozen[node.name].linear(*xs), nodes, missing=self._zeros
         )
@@ -68,35 +71,50 @@ class Linearization:
         """Jᵀ g, with J = ∂stop/∂start on this region: g (N, *shape of stop) pulled back to `start`."""
         stop = stop or self.graph.output
         self._check(g, stop)
+        nodes = self.graph.between(stop, start)
         if start == stop:
             return g
-        nodes = self.graph.between(start, stop)
         return self.graph.pull({stop: g}, lambda node, g: self.frozen[node.name].adjoint(g), nodes)[start].contiguous()
+
+    def jacobian(self, stop: str | None = None, start: str = "input") -> Jacobian:
+        """J = ∂stop/∂start on this region, of one input, as one value; `stop` is the output by default.
+
+        H_L there, H_l at a node before it. It multiplies (`J @ v`, `J.T @ g`), gives its matrix, rows and columns, and
+        tells its size, singular values, norms, rank and null space: see `Jacobian`. Both factorings of the paper are
+        sub-paths. Gates on outputs (Eq. 3), Ŵ_l = diag(gate) W_l: from the gate before, or the input, to this gate.
+        Gates on inputs (Eq. 13), Ŵ_l = W_l diag(gate): from the layer before, where it comes into its gate, to this
+        layer; W_1 from the input. Raises LinregError for unknown or unconnected nodes and for several inputs at once.
+
+        >>> import torch, linreg
+        >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
+        >>> lin = linreg.trace(network, torch.ones(1, 4)).linearize(torch.ones(1, 4))
+        >>> J = lin.jacobian()
+        >>> J.shape, J.rows(1).shape
+        ((2, 4), torch.Size([1, 4]))
+        >>> torch.equal(J.T @ torch.eye(2), J.dense())
+        True
+        """
+        from linreg.jacobian import Jacobian
+
+        return Jacobian(self, stop or self.graph.output, start)
 
     def matrix(
         self, stop: str | None = None, start: str = "input", format: str = "dense", limit: int = LIMIT
     ) -> Tensor | csr_array:
-        """J = ∂stop/∂start on this region, of one input: flattened `stop` × flattened `start`, in C order.
+        """J = ∂stop/∂start on this region as a matrix, of one input: flattened `stop` × flattened `start`, in C order.
 
-        `format` is "dense" (a tensor of the graph's dtype, on its device) or "csr" (scipy). `stop` is the output by
-        default: H_L there, H_l at a node before it. Both factorings of the paper are sub-paths. Gates on outputs
-        (Eq. 3), Ŵ_l = diag(gate) W_l: from the gate before, or the input, to this gate. Gates on inputs (Eq. 13),
-        Ŵ_l = W_l diag(gate): from the layer before, where it comes into its gate, to this layer; W_1 from the input.
-        Raises LinregError for unknown or unconnected nodes, for several inputs at once, and before any work where
-        the matrix would take more than `limit` bytes.
+        `format` is "dense", for `Jacobian.dense` (a tensor of the graph's dtype, on its device), or "csr", for
+        `Jacobian.csr` (scipy). Raises LinregError as `jacobian` does, and before any work where the matrix would take
+        more than `limit` bytes.
         """
-        from linreg import jacobian
+        from linreg.jacobian import choose
 
-        return jacobian.matrix(self, stop or self.graph.output, start, format, limit)
+        jacobian = self.jacobian(stop, start)
+        return choose(format, {"dense": jacobian.dense, "csr": jacobian.csr})(limit)
 
-    def operator(self, stop: str | None = None, start: str = "input") -> PathOperator:
-        """J = ∂stop/∂start as a `scipy.sparse.linalg.LinearOperator`, without a matrix: for `svds`, norms and solvers.
-
-        Raises LinregError for unknown or unconnected nodes and for several inputs at once.
-        """
-        from linreg.jacobian import PathOperator
-
-        return PathOperator(self, stop or self.graph.output, start)
+    def operator(self, stop: str | None = None, start: str = "input") -> LinearOperator:
+        """J = ∂stop/∂start as a `scipy.sparse.linalg.LinearOperator`, without a matrix: `Jacobian.aslinearoperator`."""
+        return self.jacobian(stop, start).aslinearoperator()
 
     def score(self, target: Target = None) -> Tensor:
         """y of each image, (N,): the output weighted by `target` (w of Eq. 1)."""

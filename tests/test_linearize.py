@@ -144,7 +144,7 @@ def test_forward_and_adjoint_between_any_two_nodes(name: str) -> None:
         at = value(lin, start)
         v, g = random_like(at), random_like(value(lin, stop), 1)
         function = lambda h, start=start, stop=stop: rerun(lin, {start: h}, stop)  # noqa: E731
-        forward, adjoint = lin.forward(v, start, stop), lin.adjoint(g, stop, start)
+        forward, adjoint = lin.forward(v, stop, start), lin.adjoint(g, stop, start)
         torch.testing.assert_close(forward, jvp(function, at, v), **EXACT)
         torch.testing.assert_close(adjoint, torch.func.vjp(function, at)[1](g)[0], **EXACT)
         left, right = (forward * g).sum(), (v * adjoint).sum()
@@ -161,7 +161,7 @@ def test_no_path() -> None:
     lin = traced("residual_inner").lin
     v = random_like(value(lin, "4.downsample.1"))
     with pytest.raises(LinregError, match=r"no path leads from '4\.downsample\.1' to '4\.bn2'"):
-        lin.forward(v, "4.downsample.1", "4.bn2")
+        lin.forward(v, "4.bn2", "4.downsample.1")
     with pytest.raises(LinregError, match="the other way round there is one"):
         lin.adjoint(random_like(value(lin, "2")), "2", "4.bn2")
     with pytest.raises(LinregError, match="no path"):

@@ -1,4 +1,4 @@
-"""Explicit matrices: each operator's own, their products along the graph, and the same without matrices."""
+"""Explicit matrices: each operator's own, and their products along the graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from nets import NETS, Lambda, randomised, traced
 from scipy.sparse import csr_array
-from scipy.sparse.linalg import svds
 from test_linearize import BLOCKS, rerun
 from test_operators import CASES, every_case, values
 from test_operators import traced as traced_case
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 import linreg
 from linreg import Linearization, LinregError
-from linreg import jacobian as matrices
+from linreg import jacobian as constants
 from linreg.operators import Affine, Convolution, Linear
 from linreg.operators.base import LinearFunction
 from linreg.operators.sparse import degrees_of
@@ -167,7 +166,7 @@ def test_csr_is_dense_between_any_nodes(name: str) -> None:
 def test_one_operator_is_a_sub_path(name: str) -> None:
     lin = one(name)
     for node in lin.graph.nodes:
-        if len(node.inputs) == 1 and lin.graph.between(node.inputs[0], node.name) == (node,):
+        if len(node.inputs) == 1 and lin.graph.between(node.name, node.inputs[0]) == (node,):
             (own,) = lin.frozen[node.name].sparse()
             assert (lin.matrix(node.name, node.inputs[0], "csr") != own).nnz == 0
 
@@ -253,7 +252,6 @@ def test_dtype_is_the_graphs(dtype: torch.dtype) -> None:
     wanted = np.float64 if dtype == torch.float64 else np.float32
     for name in ["input", *(node.name for node in lin.graph.nodes)]:
         assert lin.matrix(start=name, format="csr").dtype == wanted
-    assert lin.operator().dtype == wanted and (lin.operator() @ np.ones(36)).dtype == wanted
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -262,168 +260,10 @@ def test_large_dense_matrix_by_either_way(monkeypatch: pytest.MonkeyPatch, chann
     net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, channels, 3, padding=1)).double()
     x, ways = values(1, 2, 12, 12), []
     lin = linreg.trace(net, x).linearize(x)
-    monkeypatch.setattr(matrices, "BATCH", {"cpu": 5000})
+    monkeypatch.setattr(constants, "BATCH", {"cpu": 5000})
     for share in (0.0, 1.0):
-        monkeypatch.setattr(matrices, "SPARSE", share)
+        monkeypatch.setattr(constants, "SPARSE", share)
         ways.append(lin.matrix())
     torch.testing.assert_close(*ways, **EXACT)
     expected = torch.func.jacrev(lambda x: net(x[None])[0])(x[0])
     torch.testing.assert_close(ways[0], expected.reshape(ways[0].shape), **EXACT)
-
-
-def test_labels() -> None:
-    """Row i of a matrix belongs to element labels[i] of the value, as `flatten` numbers them."""
-    value = values(3, 4, 5)
-    places = matrices.labels((3, 4, 5))
-    assert places.shape == (60, 3)
-    assert torch.equal(value[tuple(torch.from_numpy(places).T)], value.flatten())
-    assert places[27].tolist() == [1, 1, 2]
-    assert matrices.labels((4,)).tolist() == [[0], [1], [2], [3]]
-    assert matrices.labels(()).shape == (1, 0)
-
-
-# ---- what is refused ----
-
-
-def huge() -> Linearization:
-    """H of its last layer would take 128 TiB; a matrix of one of its convolutions 38 GiB."""
-    net = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 128, 3, padding=1))
-    x = torch.zeros(1, 16, 512, 512)
-    return linreg.trace(net, x).linearize(x)
-
-
-def test_guard_refuses_before_building(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(*_: object) -> None:
-        raise AssertionError("a matrix was built")
-
-    lin = huge()
-    monkeypatch.setattr(Convolution, "sparse", build)
-    rows, columns = 128 * 512**2, 16 * 512**2
-    with pytest.raises(LinregError, match=r"lin\.operator\('2', 'input'\)") as caught:
-        lin.matrix()
-    assert f"{rows:,} × {columns:,}" in str(caught.value) and "5.24e+05 GiB" in str(caught.value)
-    figures = r"with up to 19,327,352,832 nonzeros, and takes up to 216 GiB, and the limit is 2 GiB"
-    with pytest.raises(LinregError, match=figures):
-        lin.matrix("2", "1", "csr")
-    with pytest.raises(LinregError, match=r"limit is 0\.000977 GiB"):
-        lin.matrix("1", "0", "csr", limit=2**20)
-
-
-@every_net
-def test_size_bounds_what_is_built(name: str) -> None:
-    lin = one(name)
-    for node in lin.graph.nodes:
-        for stop, start in [(node.name, "input"), (lin.graph.output, node.name), (node.name, node.name)]:
-            matrix, bound = lin.matrix(stop, start, "csr"), matrices.size(lin, stop, start, "csr")
-            assert (bound.rows, bound.columns) == matrix.shape
-            assert matrix.nnz <= bound.nonzeros <= bound.rows * bound.columns
-            assert matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes <= bound.bytes
-            whole = matrices.size(lin, stop, start)
-            assert whole.bytes == whole.rows * whole.columns * 8
-
-
-def test_errors_tell_the_way_out() -> None:
-    lin, batch = one("chain"), traced("chain").lin
-    for ask in (batch.matrix, batch.operator):
-        with pytest.raises(LinregError, match=r"holds 3: linearize one of them, graph.linearize\(x\[:1\]\)"):
-            ask()
-    for ask in (lin.matrix, lin.operator):
-        with pytest.raises(LinregError, match="no node '9'"):
-            ask("9")
-        with pytest.raises(LinregError, match=r"no path leads from '3' to '1' \(the other way round there is one\)"):
-            ask("1", "3")
-    with pytest.raises(LinregError, match="format must be one of 'dense', 'csr', not 'coo'"):
-        lin.matrix(format="coo")
-
-
-# ---- without matrices ----
-
-
-@every_net
-def test_operator_is_the_matrix(name: str) -> None:
-    """All its products, between the input, a node in the middle and the output; and ⟨J v, g⟩ = ⟨v, Jᵀ g⟩."""
-    lin = one(name)
-    middle = lin.graph.nodes[len(lin.graph.nodes) // 2].name
-    for stop, start in [(lin.graph.output, "input"), (middle, "input"), (lin.graph.output, middle)]:
-        path, matrix = lin.operator(stop, start), lin.matrix(stop, start).numpy()
-        v, g = values(matrix.shape[1], 5).numpy(), values(matrix.shape[0], 4, seed=1).numpy()
-        assert path.shape == matrix.shape and path.dtype == matrix.dtype
-        np.testing.assert_allclose(path @ v, matrix @ v, **tolerance(matrix))
-        np.testing.assert_allclose(path.H @ g, matrix.T @ g, **tolerance(matrix))
-        np.testing.assert_allclose(path @ v[:, 0], matrix @ v[:, 0], **tolerance(matrix))
-        np.testing.assert_allclose(path.rmatvec(g[:, 0]), matrix.T @ g[:, 0], **tolerance(matrix))
-        left, right = (path @ v[:, 0]) @ g[:, 0], v[:, 0] @ (path.T @ g[:, 0])
-        assert abs(left - right) <= 1e-12 * np.abs(matrix).sum() * np.abs(v).max() * np.abs(g).max()
-
-
-def tolerance(matrix: np.ndarray) -> dict[str, float]:
-    return {"rtol": 1e-12, "atol": 1e-12 * float(np.abs(matrix).sum())}
-
-
-def test_operator_takes_batches_that_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    lin = one("residual_inner")
-    expected, v = lin.matrix(), values(lin.input.numel(), 7)
-    monkeypatch.setattr(matrices, "BATCH", {"cpu": 3 * 10**3})
-    torch.testing.assert_close(torch.from_numpy(lin.operator() @ v.numpy()), expected @ v, **EXACT)
-
-
-def test_fixed_batch_of_one() -> None:
-    """A network that only takes one image: its vectors go one by one."""
-    net = Lambda(lambda x, w: torch.relu(torch.bmm(x, w)).flatten(1), w=values(1, 4, 3))
-    x = values(1, 2, 4)
-    lin = linreg.trace(net, x).linearize(x)
-    expected = torch.func.jacrev(lambda x: net(x[None])[0])(x[0]).reshape(6, 8)
-    torch.testing.assert_close(lin.matrix(), expected, **EXACT)
-    torch.testing.assert_close(dense(lin.matrix(format="csr")), expected, **EXACT)
-    torch.testing.assert_close(torch.from_numpy(lin.operator() @ np.eye(8)), expected, **EXACT)
-
-
-@pytest.mark.parametrize("name", ["chain", "residual_inner", "mobile"])
-def test_svds_is_the_dense_svd(name: str) -> None:
-    lin = one(name)
-    stop = lin.graph.nodes[len(lin.graph.nodes) // 2].name
-    _, expected, _ = torch.linalg.svd(lin.matrix(stop))
-    left, found, right = svds(lin.operator(stop), k=3, v0=np.ones(min(lin.operator(stop).shape)))
-    np.testing.assert_allclose(np.sort(found)[::-1], expected[:3].numpy(), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(lin.operator(stop) @ right.T, left * found, atol=1e-10 * float(expected[0]))
-
-
-# ---- what is read off them ----
-
-
-def test_singular_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By iterations and by the dense matrix; more than there are gives all."""
-    lin = one("residual_inner")
-    stop = next(node.name for node in lin.graph.nodes if prod(node.shape) > 20)
-    expected = torch.linalg.svdvals(lin.matrix(stop))
-    ways = [matrices.singular_values(lin, stop, k=4)]
-    monkeypatch.setattr(matrices, "THIN", 3)
-    ways.append(matrices.singular_values(lin, stop, k=4))
-    assert torch.equal(ways[1], matrices.singular_values(lin, stop, k=4)), "the same seed gives the same numbers"
-    for found in ways:
-        torch.testing.assert_close(found, expected[:4], rtol=1e-10, atol=0)
-    torch.testing.assert_close(matrices.singular_values(lin, stop, k=10**6), expected, **EXACT)
-    assert matrices.spectral_norm(lin, stop) == pytest.approx(expected[0].item(), rel=1e-10)
-
-
-def test_rank_and_null_space() -> None:
-    """Directions that no open unit sees: moving along them inside the region leaves the value as it is."""
-    lin = one("chain")
-    gate = next(node.name for node in lin.graph.nodes if node.is_gate)
-    weight = lin.matrix(gate)
-    narrow = matrices.null_space(lin)
-    assert matrices.rank(lin) == torch.linalg.matrix_rank(lin.matrix())
-    assert matrices.rank(lin, gate) == torch.linalg.matrix_rank(weight)
-    assert narrow.shape == (5 - matrices.rank(lin), 5)
-    torch.testing.assert_close(narrow @ narrow.T, torch.eye(len(narrow), dtype=torch.float64), **EXACT)
-    there = lin.graph(lin.input + 1e-6 * narrow[:1])
-    torch.testing.assert_close(there, lin.output, rtol=0, atol=1e-14)
-
-
-def test_null_space_has_the_shape_of_the_value() -> None:
-    lin = one("residual_inner")
-    space = matrices.null_space(lin)
-    assert space.shape[1:] == lin.input.shape[1:]
-    assert len(space) == lin.input.numel() - matrices.rank(lin)
-    moved = torch.stack([lin.forward(direction[None])[0] for direction in space[:5]])
-    assert moved.abs().max() <= 1e-12 * lin.matrix().abs().sum()

@@ -137,7 +137,7 @@ def check_pairs(lin: linreg.Linearization) -> None:
         v = values(len(lin.input), *graph.shape(start), seed=seed)
         for stop in nx.descendants(paths, start):
             g = values(len(lin.input), *graph.shape(stop), seed=seed + 1)
-            there, back = lin.forward(v, start, stop) * g, lin.adjoint(g, stop, start) * v
+            there, back = lin.forward(v, stop, start) * g, lin.adjoint(g, stop, start) * v
             size = max(there.abs().sum(), back.abs().sum())
             assert abs(there.sum() - back.sum()) <= EXACT * size, f"from {start} to {stop}: {there.sum()}, {back.sum()}"
 

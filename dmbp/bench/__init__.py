@@ -126,7 +126,7 @@ def matrices(report: Report, settings: Settings) -> None:
     chunks = {f"jacrev, {chunk} rows at once": partial(jacobian, network, x, chunk) for chunk in (32, 128, 512)}
     runs = {name: partial(lin.matrix, format=name) for name in ("dense", "csr")} | chunks
     times = in_turn({name: problem.clock(run) for name, run in runs.items()}, settings.rounds, "matrices")
-    rows, columns = lin.matrix().shape
+    rows, columns = lin.jacobian().shape
     best = min(chunks, key=times.__getitem__)
     for name in ("dense", "csr"):
         report.pair(f"{name} matrix {rows:,} × {columns:,} of a small network", 1, times[name], best, times[best])

@@ -15,7 +15,6 @@ from scipy.sparse import coo_array
 from torch import Tensor, nn
 
 from linreg import Linearization, trace
-from linreg import jacobian as matrices
 from linreg.operators import Convolution
 
 COLUMNS = 64  # of the identity, from which the time for all of them is extrapolated
@@ -133,14 +132,14 @@ def singular(k: int = 10) -> list[str]:
     lin = resnet()
     stop = [node.name for node in lin.graph.nodes if node.module.startswith("layer1")][-1]
     began = time.perf_counter()
-    values = matrices.singular_values(lin, stop, k=k).numpy()
+    values = lin.jacobian(stop).singular_values(k).numpy()
     ours = time.perf_counter() - began
     began = time.perf_counter()
     rival = estimate(lin, stop, k)
     theirs = time.perf_counter() - began
-    size = matrices.size(lin, stop)
+    rows, columns = lin.jacobian(stop).shape
     return [
-        f"{k} largest singular values at '{stop}', {size.rows:,} × {size.columns:,}: {ours:.0f} s by svds; randomised "
+        f"{k} largest singular values at '{stop}', {rows:,} × {columns:,}: {ours:.0f} s by svds; randomised "
         f"estimate {theirs:.0f} s; greatest relative difference {np.abs(values / rival - 1).max():.1e}",
         f"  {np.array2string(values, precision=4)}",
     ]

@@ -37,7 +37,7 @@ nb_code_prompt_hide = "Hide answers"
 nb_merge_streams = True
 
 # Docstrings
-autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}
+autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__, __matmul__"}
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
