@@ -3,7 +3,7 @@
 from dmbp.errors import DmbpError
 from dmbp.explanation import explain
 from dmbp.masks import find_sites, initial_logits, masked
-from dmbp.optimize import Learned, learn_masks
+from dmbp.optimize import Learned, MaskedScores, Options, learn_masks, masked_scores
 from dmbp.result import Result
 from dmbp.runs.batches import Explained, explain_all
 from dmbp.split import Split, decompose, recurrence
@@ -12,6 +12,8 @@ __all__ = [
     "DmbpError",
     "Explained",
     "Learned",
+    "MaskedScores",
+    "Options",
     "Result",
     "Split",
     "decompose",
@@ -21,5 +23,6 @@ __all__ = [
     "initial_logits",
     "learn_masks",
     "masked",
+    "masked_scores",
     "recurrence",
 ]

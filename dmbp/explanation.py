@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.learning.learn import Callback, learn_masks
-from dmbp.masks import Masks, Sites
+from dmbp.learning.objective import loss_name
+from dmbp.learning.options import Options, OptionWords, takes_options
+from dmbp.masks import Masks
 from dmbp.result import Result, attribution
 from dmbp.split import decompose
 from linreg import OperatorGraph, trace
 from linreg.target import Target
 
 
+@takes_options
 @torch.inference_mode(False)
 def explain(
     model: nn.Module | OperatorGraph,
     x: Tensor,
     target: Target = None,
     *,
-    iterations: int = 200,
-    loss: str = "all",
-    sites: Sites = "gates",
-    unmasked: str = "nuisance",
-    lr: float = 0.01,
-    tolerance: float | None = None,
+    options: Options | None = None,
     snapshots: Sequence[int] = (),
     start: Masks | None = None,
-    precision: str = "full",
-    compiled: bool | None = None,
     progress: bool = True,
     callback: Callback | None = None,
+    **words: Unpack[OptionWords],
 ) -> Result:
     """Disentangled Masked Backpropagation of a batch x (N, …) of independent images (Algorithm 1).
 
     `model` is any piecewise-linear module, left as it is, or a graph traced from one; `target` the class of all
-    images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). `loss` is Eq. 10 ("all"), one
-    of its ablations ("+-", "+") or Eq. 5 without masks ("none"); `sites` and `unmasked` are told in `find_sites` and
-    `decompose`; `lr` (the learning rate), `tolerance`, `precision`, `compiled`, `progress` and `callback` in
-    `learn_masks`; `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
-    instead of B.1's (the optimiser's own state starts afresh). Ctrl-C ends the learning and keeps what was reached.
+    images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). The options, `iterations` to
+    `compiled`, are told in `Options`; `options` gives them as one value, in which those given by a word of their own
+    are changed. `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
+    instead of B.1's (the optimiser's own state starts afresh). `progress` and `callback` are told in `learn_masks`.
+    Ctrl-C ends the learning and keeps what was reached.
 
     Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
     that is not piecewise linear, an x that does not fit it, and a target that does not fit the output.
+
+    >>> import dmbp, torch
+    >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> result = dmbp.explain(network, torch.randn(2, 4), 1, iterations=50, loss="+")
+    >>> result.attribution.shape, result.options.iterations
+    (torch.Size([2, 4]), 50)
     """
-    wanted = _snapshots(snapshots, iterations)
+    options = Options.of(options, words)
+    wanted = _snapshots(snapshots, options.iterations)
     x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
     graph = model if isinstance(model, OperatorGraph) else trace(model, x)
     lin = graph.linearize(x)
@@ -56,23 +61,22 @@ def explain(
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         if iteration in wanted:
             masks = {site: theta.sigmoid() for site, theta in logits.items()}
-            kept[iteration] = attribution(decompose(lin, masks, target, unmasked))
+            kept[iteration] = attribution(decompose(lin, masks, target, options.unmasked))
         if callback is not None:
             callback(iteration, scores, logits)
 
     learned = learn_masks(
-        lin, target, iterations=iterations, loss=loss, sites=sites, unmasked=unmasked, lr=lr, tolerance=tolerance,
-        start=start, precision=precision, compiled=compiled, progress=progress,
+        lin, target, options=options, start=start, progress=progress,
         callback=watch if wanted or callback is not None else None,
     )  # fmt: skip
-    split = decompose(lin, learned.masks, target, unmasked)
+    split = decompose(lin, learned.masks, target, options.unmasked)
     if learned.iterations in wanted:
-        kept[learned.iterations] = attribution(split)
+        kept[learned.iterations] = attribution(split)  # line 13, Eq. 7
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
-        split, learned.masks, learned.initial, history, loss, learned.iterations, learned.updates, learned.interrupted,
-        learned.seconds, kept,
+        split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
+        learned.interrupted, learned.seconds, kept, options,
     )  # fmt: skip
 
 

@@ -28,13 +28,12 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     too. A sequence of node names is taken as it is. Raises DmbpError where nothing
     is left to mask.
     """
-    if not isinstance(sites, str):
-        wanted = {graph[name].name for name in sites}
-        found = tuple(node.name for node in graph.nodes if node.name in wanted)
-    elif sites in SITES:
+    if isinstance(sites, str):
+        check_rule(sites)
         found = tuple(node.name for node in graph.nodes if SITES[sites](graph, node))
     else:
-        raise DmbpError(f"sites must be one of {', '.join(map(repr, SITES))} or names of nodes, not {sites!r}")
+        wanted = {graph[name].name for name in sites}
+        found = tuple(node.name for node in graph.nodes if node.name in wanted)
     if not found:
         if not isinstance(sites, str):
             raise DmbpError("there is nothing to mask: no site is named")
@@ -43,6 +42,12 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
             f"graph.summary() to mask them, sites=[{graph.output!r}], or take c ⊙ x with loss='none'"
         )
     return found
+
+
+def check_rule(sites: object) -> None:
+    """Raise DmbpError unless `sites` is a word that says where masks sit."""
+    if not isinstance(sites, str) or sites not in SITES:
+        raise DmbpError(f"sites must be one of {', '.join(map(repr, SITES))} or names of nodes, not {sites!r}")
 
 
 def _is_sum(node: Node) -> bool:
@@ -152,12 +157,12 @@ def initial_logits(lin: Linearization, sites: Sequence[str], target: Target = No
     seed = cotangent(target, lin.output)
 
     def step(node: Node, grads: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
-        plus, minus = grads
+        plus, minus = grads  # ∇F⁺ and ∇F⁻ of B.1
         if node.name in wanted:
             theta = 2.0 * (((plus > 0) & (minus > 0)).to(plus) - ((plus < 0) & (minus < 0)).to(plus))
             logits[node.name] = theta.contiguous()
-            sigma = theta.sigmoid()
-            plus, minus = sigma * plus, (1 - sigma) * minus
+            sigma = theta.sigmoid()  # B.1's sigmoid(2), sigmoid(−2) or 0.5
+            plus, minus = sigma * plus, (1 - sigma) * minus  # Σ and I − Σ
         affine = lin.frozen[node.name]
         return tuple(zip(affine.adjoint(plus), affine.adjoint(minus), strict=True))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dmbp.files import whole
+from dmbp.learning.options import Options
 from dmbp.split import PARTS, Split
 from linreg.target import cotangent
 
@@ -25,7 +26,8 @@ class Result:
     `masks` and `initial` (those of B.1) map sites to σ (N, *shape). `history` holds "positive", "negative" and
     "nuisance", each (iterations + 1, N): the split at the start, and after each update. `iterations` counts the
     updates, and `updates` (N,) those of each image; `seconds` is the time they took; `interrupted` tells whether Ctrl-C
-    ended them early. `snapshots` holds the attribution as it was after so many updates.
+    ended them early. `snapshots` holds the attribution as it was after so many updates. `options` are those it was
+    made with; `loss` is the name of theirs.
     """
 
     split: Split
@@ -38,6 +40,7 @@ class Result:
     interrupted: bool
     seconds: float
     snapshots: dict[int, Tensor]
+    options: Options
 
     def __repr__(self) -> str:
         return (

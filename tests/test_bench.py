@@ -98,7 +98,7 @@ def test_json_of_everything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["settings"]["model"] == "a small/net.py" and not report["interrupted"]
     assert all(set(row) == COSTS for row in report["costs"]) and all(set(row) == PAIRS for row in report["pairs"])
     assert all(set(row) == GROWTH for row in report["growth"])
-    names = [bench.FLOOR, bench.FIRST, bench.GIVEN, bench.OURS, bench.COMPILED, bench.LITERAL]
+    names = [bench.FLOOR, bench.FIRST, bench.GIVEN, bench.OURS, bench.COMPILED, bench.OWN, bench.LITERAL]
     assert [(row["batch"], row["name"]) for row in report["costs"]] == [(n, name) for n in (1, 2) for name in names]
     assert [row["name"] for row in report["growth"]] == ["iterations", "images", "pixels"]
     assert [row["amounts"][-1] for row in report["growth"]] == [40, 8, 24 * 32]

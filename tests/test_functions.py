@@ -1,18 +1,24 @@
-"""The custom autograd Function: values, and mask gradients in closed form, against differences and plain autograd."""
+"""Scores as differentiable functions of the masks: values, gradients in closed form, a loop and a loss of one's own."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
-from nets import NETS
-from torch import Tensor
+from nets import NETS, Lambda
+from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.learning.autograd import MaskedScores, masked_scores
+from dmbp import DmbpError
+from dmbp.learning.autograd import MaskedPasses
+from dmbp.learning.kernels import accumulate
+from dmbp.learning.objective import LOSSES, Loss, loss_name
 from dmbp.learning.passes import MaskedNetwork, Pair
+from dmbp.split import UNMASKED
 from linreg.target import cotangent
 
 TARGET = [0, 2, 1]
@@ -38,36 +44,37 @@ def region(name: str) -> linreg.Linearization:
     return linreg.trace(model, x).linearize(x)
 
 
-def network(lin: linreg.Linearization, sites: str | list[str], target: list[int]) -> MaskedNetwork:
-    return MaskedNetwork.of(lin, dmbp.find_sites(lin.graph, sites), cotangent(target, lin.output))
+def scores_of(lin: linreg.Linearization, sites: dmbp.masks.Sites, target: list[int]) -> dmbp.MaskedScores:
+    """P(σ) and P(1 − σ), with nothing set aside."""
+    return dmbp.masked_scores(lin, sites, target, unmasked="both")
 
 
-def random_logits(net: MaskedNetwork, seed: int = 0) -> dict[str, Tensor]:
+def random_logits(scores: dmbp.MaskedScores, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(site: str) -> Tensor:
-        shape = (net.seed.shape[0], *net.lin.graph[site].shape)
-        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    def draw(theta: Tensor) -> Tensor:
+        return torch.randn(theta.shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    return {site: draw(site) for site in net.sites}
+    return {site: draw(theta) for site, theta in scores.logits().items()}
 
 
-def plain_scores(net: MaskedNetwork, logits: dict[str, Tensor]) -> Pair:
+def plain_scores(scores: dmbp.MaskedScores, logits: dict[str, Tensor]) -> Pair:
     """P(σ) and P(1 − σ) as two forward passes that autograd follows."""
+    lin = scores.lin
 
     def score(sign: int) -> Tensor:
         def step(node: linreg.Node, inputs: tuple[Tensor, ...]) -> Tensor:
-            value = net.lin.frozen[node.name](*inputs)
+            value = lin.frozen[node.name](*inputs)
             return value * torch.sigmoid(sign * logits[node.name]) if node.name in logits else value
 
-        output = net.lin.graph.evaluate({"input": net.lin.input}, step)
-        return (output * net.seed).flatten(1).sum(1)
+        output = lin.graph.evaluate({"input": lin.input}, step)
+        return (output * cotangent(scores.target, lin.output)).flatten(1).sum(1)
 
     return score(1), score(-1)
 
 
-def gradients(scores: Pair, cotangents: Pair, logits: dict[str, Tensor]) -> list[Tensor]:
-    total = sum((s * c).sum() for s, c in zip(scores, cotangents, strict=True))
+def gradients(pair: Pair, cotangents: Pair, logits: dict[str, Tensor]) -> list[Tensor]:
+    total = sum((s * c).sum() for s, c in zip(pair, cotangents, strict=True))
     return list(torch.autograd.grad(total, list(logits.values())))
 
 
@@ -89,37 +96,43 @@ COTANGENTS = {
 @pytest.mark.parametrize(("name", "sites"), CASES)
 def test_gradcheck(name: str, sites: str) -> None:
     lin = region(name)
-    net = network(lin.graph.linearize(lin.input[:2]), sites, TARGET[:2])
-    logits = random_logits(net)
+    scores = dmbp.masked_scores(lin.graph.linearize(lin.input[:2]), sites, TARGET[:2])
+    logits = random_logits(scores)
 
-    def scores(*theta: Tensor) -> Pair:
-        return masked_scores(net, dict(zip(net.sites, theta, strict=True)))
+    def pair(*theta: Tensor) -> Pair:
+        return scores(dict(zip(scores.sites, theta, strict=True)))
 
     exhaustive = sum(theta.numel() for theta in logits.values()) < 100  # else one random direction
-    assert torch.autograd.gradcheck(scores, tuple(logits.values()), fast_mode=not exhaustive)
+    assert torch.autograd.gradcheck(pair, tuple(logits.values()), fast_mode=not exhaustive)
 
 
+@pytest.mark.parametrize("unmasked", UNMASKED)
 @pytest.mark.parametrize(("name", "sites"), CASES)
-def test_scores_are_those_of_the_masked_network(name: str, sites: str) -> None:
+def test_scores_are_those_of_the_masked_network(name: str, sites: str, unmasked: str) -> None:
     lin = region(name)
-    net = network(lin, sites, TARGET)
-    logits = random_logits(net)
+    scores = dmbp.masked_scores(lin, sites, TARGET, unmasked=unmasked)
+    assert scores.sites == dmbp.find_sites(lin.graph, sites)
+    logits = random_logits(scores)
     sigma = {site: theta.detach().sigmoid() for site, theta in logits.items()}
-    plus, minus = masked_scores(net, logits)
-    tolerance = {"rtol": 1e-12, "atol": 1e-12}
-    torch.testing.assert_close(plus, dmbp.masked(lin, sigma).score(TARGET), **tolerance)
-    other = dmbp.masked(lin, {site: 1 - mask for site, mask in sigma.items()})
-    torch.testing.assert_close(minus, other.score(TARGET), **tolerance)
+    aside = dmbp.masked(lin, {site: 0 * mask for site, mask in sigma.items()}).score(TARGET)
+    aside = aside if unmasked == "nuisance" else 0 * aside
+    other = {site: 1 - mask for site, mask in sigma.items()}
+    split, tolerance = scores.split(logits), {"rtol": 1e-12, "atol": 1e-12}
+    for found, part, masks in zip(scores(logits), (split.positive, split.negative), (sigma, other), strict=True):
+        torch.testing.assert_close(found, dmbp.masked(lin, masks).score(TARGET) - aside, **tolerance)
+        torch.testing.assert_close(found, part, **tolerance)
+    torch.testing.assert_close(scores.y, lin.score(TARGET), **tolerance)
+    assert all(torch.equal(split.masks[site], mask) for site, mask in sigma.items()) and split.counting == unmasked
 
 
 @pytest.mark.parametrize("sides", COTANGENTS)
 @pytest.mark.parametrize(("name", "sites"), CASES)
 def test_gradients_are_those_of_plain_autograd(name: str, sites: str, sides: str) -> None:
-    net = network(region(name), sites, TARGET)
-    logits = random_logits(net)
-    ours = gradients(masked_scores(net, logits), COTANGENTS[sides], logits)
-    expected = gradients(plain_scores(net, logits), COTANGENTS[sides], logits)
-    for site, found, wanted in zip(net.sites, ours, expected, strict=True):
+    scores = scores_of(region(name), sites, TARGET)
+    logits = random_logits(scores)
+    ours = gradients(scores(logits), COTANGENTS[sides], logits)
+    expected = gradients(plain_scores(scores, logits), COTANGENTS[sides], logits)
+    for site, found, wanted in zip(scores.sites, ours, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13, msg=lambda text, site=site: f"{site}: {text}")
     assert sides == "none" or max(wanted.abs().max() for wanted in expected) > 1e-6
 
@@ -128,15 +141,15 @@ def test_gradients_are_those_of_plain_autograd(name: str, sites: str, sides: str
 @pytest.mark.parametrize(("name", "sites"), [("chain_with_biases", "gates"), ("mobile", "blocks")])
 def test_each_image_of_a_batch_has_the_gradient_that_it_has_alone(name: str, sites: str, sides: str) -> None:
     lin = region(name)
-    logits = random_logits(network(lin, sites, TARGET))
-    together = gradients(masked_scores(network(lin, sites, TARGET), logits), COTANGENTS[sides], logits)
+    whole = scores_of(lin, sites, TARGET)
+    logits = random_logits(whole)
+    together = gradients(whole(logits), COTANGENTS[sides], logits)
     for i in range(len(TARGET)):
-        alone = network(lin.graph.linearize(lin.input[i : i + 1]), sites, TARGET[i : i + 1])
+        alone = scores_of(lin.graph.linearize(lin.input[i : i + 1]), sites, TARGET[i : i + 1])
         own = {site: theta[i : i + 1].detach().requires_grad_() for site, theta in logits.items()}
         plus, minus = (c[i : i + 1] for c in COTANGENTS[sides])
-        scores = masked_scores(alone, own)
         expected = [torch.zeros_like(theta) for theta in own.values()]
-        for score, c in zip(scores, (plus, minus), strict=True):  # one pass at a time
+        for score, c in zip(alone(own), (plus, minus), strict=True):  # one pass at a time
             if c.item():
                 grads = torch.autograd.grad(score.sum(), list(own.values()), retain_graph=True)
                 expected = [e + c * g for e, g in zip(expected, grads, strict=True)]
@@ -159,19 +172,19 @@ def test_one_sweep_is_enough_where_each_image_needs_one_side(
         return original(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(MaskedNetwork, "backward", counted)
-    net = network(region("chain_with_biases"), "gates", TARGET)
-    logits = random_logits(net)
-    gradients(masked_scores(net, logits), COTANGENTS[sides], logits)
+    scores = scores_of(region("chain_with_biases"), "gates", TARGET)
+    logits = random_logits(scores)
+    gradients(scores(logits), COTANGENTS[sides], logits)
     assert len(calls) == sweeps
 
 
 def test_one_score_alone_can_be_differentiated() -> None:
     """The other's cotangent is then not zero but missing."""
-    net = network(region("chain_with_biases"), "gates", TARGET)
-    logits = random_logits(net)
+    scores = scores_of(region("chain_with_biases"), "gates", TARGET)
+    logits = random_logits(scores)
     for side in (0, 1):
-        ours = torch.autograd.grad(masked_scores(net, logits)[side].sum(), list(logits.values()))
-        expected = torch.autograd.grad(plain_scores(net, logits)[side].sum(), list(logits.values()))
+        ours = torch.autograd.grad(scores(logits)[side].sum(), list(logits.values()))
+        expected = torch.autograd.grad(plain_scores(scores, logits)[side].sum(), list(logits.values()))
         for found, wanted in zip(ours, expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
 
@@ -182,42 +195,42 @@ def test_one_score_alone_can_be_differentiated() -> None:
 )
 def test_what_lies_before_the_sites_is_a_constant(name: str, sites: list[str]) -> None:
     """Only the sites and what follows them is evaluated again; values that enter past a site come from before."""
-    net = network(region(name), sites, TARGET)
-    assert len(net.nodes) < len(net.lin.graph.nodes)
-    logits = random_logits(net)
-    ours, expected = masked_scores(net, logits), plain_scores(net, logits)
+    scores = scores_of(region(name), sites, TARGET)
+    assert len(scores.network.nodes) < len(scores.lin.graph.nodes)
+    logits = random_logits(scores)
+    ours, expected = scores(logits), plain_scores(scores, logits)
     for found, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    found, wanted = (gradients(scores, COTANGENTS["both sides"], logits) for scores in (ours, expected))
+    found, wanted = (gradients(pair, COTANGENTS["both sides"], logits) for pair in (ours, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
 
 
 def test_a_second_derivative_is_refused() -> None:
-    net = network(region("chain_with_biases"), "gates", TARGET)
-    logits = random_logits(net)
-    plus, _ = masked_scores(net, logits)
+    scores = scores_of(region("chain_with_biases"), "gates", TARGET)
+    logits = random_logits(scores)
+    plus, _ = scores(logits)
     first = torch.autograd.grad((plus**2).sum(), list(logits.values()), create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice a function that was marked with @once_diff"):
         first[0].sum().backward()
-    plus, _ = masked_scores(net, logits)  # and where the cotangent is fixed there is nothing to differentiate
+    plus, _ = scores(logits)  # and where the cotangent is fixed there is nothing to differentiate
     first = torch.autograd.grad(plus.sum(), list(logits.values()), create_graph=True)
     assert not any(grad.requires_grad for grad in first)
 
 
 def test_only_the_scores_are_differentiable() -> None:
-    net = network(region("chain_with_biases"), "gates", TARGET)
-    outputs = MaskedScores.apply(net, *random_logits(net).values())
+    scores = scores_of(region("chain_with_biases"), "gates", TARGET)
+    outputs = MaskedPasses.apply(scores.network, *random_logits(scores).values())
     assert [value.requires_grad for value in outputs] == [True, True] + [False] * (len(outputs) - 2)
 
 
 @pytest.mark.parametrize("name", ["chain_with_biases", "conv_bn", "residual_inner", "pools", "shortcut"])
 def test_closed_gates_have_a_gradient_of_exactly_zero(name: str) -> None:
     lin = region(name)
-    net = network(lin, "gates", TARGET)
-    logits = random_logits(net)
+    scores = scores_of(lin, "gates", TARGET)
+    logits = random_logits(scores)
     for sides in ("positive only", "one side for each image", "both sides"):
-        grads = gradients(masked_scores(net, logits), COTANGENTS[sides], logits)
-        for site, grad in zip(net.sites, grads, strict=True):
+        grads = gradients(scores(logits), COTANGENTS[sides], logits)
+        for site, grad in zip(scores.sites, grads, strict=True):
             closed = lin.frozen[site].slope == 0  # type: ignore[attr-defined]
             assert closed.any() and not closed.all()
             assert (grad[closed] == 0).all(), site
@@ -227,10 +240,10 @@ def test_closed_gates_have_a_gradient_of_exactly_zero(name: str) -> None:
 def test_saturated_gates_have_the_gradient_of_their_offset() -> None:
     """A ReLU6 at 6 has slope 0 too, but a value that its mask multiplies; one at 0 has none."""
     lin = region("mobile")
-    net = network(lin, "gates", TARGET)
-    logits = random_logits(net)
-    grads = gradients(masked_scores(net, logits), COTANGENTS["positive only"], logits)
-    for site, grad in zip(net.sites, grads, strict=True):
+    scores = scores_of(lin, "gates", TARGET)
+    logits = random_logits(scores)
+    grads = gradients(scores(logits), COTANGENTS["positive only"], logits)
+    for site, grad in zip(scores.sites, grads, strict=True):
         slope, (offset,) = lin.frozen[site].slope, lin.frozen[site].constants  # type: ignore[attr-defined]
         assert (grad[(slope == 0) & (offset.value == 0)] == 0).all(), site
         assert (grad[offset.value == 6] != 0).any(), site
@@ -239,7 +252,410 @@ def test_saturated_gates_have_the_gradient_of_their_offset() -> None:
 @pytest.mark.parametrize("value", [-800.0, 800.0])
 def test_extreme_logits_give_finite_gradients(value: float) -> None:
     """σ is then exactly 0 or 1 and its slope exactly 0."""
-    net = network(region("chain_with_biases"), "gates", TARGET)
-    logits = {site: torch.full_like(theta, value).requires_grad_() for site, theta in random_logits(net).items()}
-    for grad in gradients(masked_scores(net, logits), COTANGENTS["both sides"], logits):
+    scores = scores_of(region("chain_with_biases"), "gates", TARGET)
+    logits = {site: torch.full_like(theta, value).requires_grad_() for site, theta in random_logits(scores).items()}
+    for grad in gradients(scores(logits), COTANGENTS["both sides"], logits):
         assert (grad == 0).all()
+
+
+def test_eq_20_holds_at_each_site_of_a_chain() -> None:
+    """y⁺ = [∇_h F⁺ ⊙ σ]ᵀ h + the constants behind the site, with h the value in the masked network before its mask."""
+    lin = region("chain_with_biases")
+    scores = scores_of(lin, "gates", TARGET)
+    logits = {site: theta.detach() for site, theta in random_logits(scores).items()}
+    with torch.no_grad():
+        (plus, _), values = scores.network.forward(logits)
+        kept, arriving = {site: value.clone() for site, value in values.items()}, dict[str, Tensor]()
+
+        def visit(site: str, grad: Tensor) -> None:
+            arriving[site] = grad.clone()
+            state = (logits[site], torch.zeros_like(logits[site]))
+            scores.network.at(site, accumulate, torch.ones(3).double(), grad, values[site], state)
+
+        scores.network.backward(torch.ones(3).double(), visit)
+    ledger = scores.split(logits).ledger("positive")
+    names = [node.name for node in lin.graph.nodes]
+    for site in scores.sites:
+        later = [term.total for term in ledger.terms if names.index(term.node) > names.index(site)]
+        through = (arriving[site] * kept[site][:3]).sum(1)
+        torch.testing.assert_close(through + torch.stack(later).sum(0), plus, rtol=1e-12, atol=1e-12)
+
+
+# ---- a loop of one's own ----
+
+
+def test_logits_are_new_leaves_from_b1_or_from_given_masks() -> None:
+    lin = region("mobile")
+    scores = dmbp.masked_scores(lin, target=TARGET)
+    first, second = scores.logits(), scores.logits()
+    for site, theta in dmbp.initial_logits(lin, scores.sites, TARGET).items():
+        assert torch.equal(first[site], theta) and first[site].is_leaf and first[site].requires_grad
+        assert first[site].data_ptr() != second[site].data_ptr()
+    start = {site: torch.rand_like(theta) for site, theta in first.items()}
+    for site, theta in scores.logits(start).items():
+        torch.testing.assert_close(theta.detach().sigmoid(), start[site], rtol=1e-12, atol=1e-12)
+    with pytest.raises(DmbpError, match="the masks to start from must be those of the sites"):
+        scores.logits({scores.sites[0]: start[scores.sites[0]]})
+
+
+@pytest.mark.parametrize("unmasked", UNMASKED)
+@pytest.mark.parametrize(("name", "sites"), [("chain_with_biases", "gates"), ("mobile", "blocks"), ("gates", "gates")])
+def test_a_loop_of_ones_own_with_rmsprop_is_learn_masks(name: str, sites: str, unmasked: str) -> None:
+    lin = region(name)
+    scores = dmbp.masked_scores(lin, sites, TARGET, unmasked=unmasked)
+    logits = scores.logits()
+    optimizer = torch.optim.RMSprop(logits.values(), lr=0.01)
+    for _ in range(20):
+        positive, negative = scores(logits)
+        optimizer.zero_grad()
+        LOSSES["all"](scores.y, positive, negative).sum().backward()
+        optimizer.step()
+    learned = dmbp.learn_masks(lin, TARGET, iterations=20, sites=sites, unmasked=unmasked, progress=False)
+    for site, mask in scores.split(logits).masks.items():
+        torch.testing.assert_close(mask, learned.masks[site], rtol=0, atol=1e-10)
+
+
+def test_float32_is_float64_to_rounding() -> None:
+    model, x = NETS["mobile"]()
+    single = dmbp.masked_scores(linreg.trace(model.float(), x.float()).linearize(x.float()), target=TARGET)
+    double = dmbp.masked_scores(region("mobile"), target=TARGET)
+    logits = random_logits(double)
+    rounded = {site: theta.detach().float().requires_grad_() for site, theta in logits.items()}
+    ours, expected = single(rounded), double(logits)
+    for found, wanted in zip(ours, expected, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    sides = COTANGENTS["both sides"]
+    gradient = gradients(ours, (sides[0].float(), sides[1].float()), rounded)
+    for found, wanted in zip(gradient, gradients(expected, sides, logits), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_channels_last_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of logits in either order."""
+    first = dmbp.masked_scores(region("mobile"), target=TARGET)
+    monkeypatch.setattr("dmbp.learning.passes.pays", lambda *arguments: True)
+    last = dmbp.masked_scores(region("mobile"), target=TARGET)
+    logits = random_logits(first)
+    turned = {
+        site: theta.detach().contiguous(memory_format=last.network.sites[site].layout).requires_grad_()
+        for site, theta in logits.items()
+    }
+    assert any(theta.stride() != logits[site].stride() for site, theta in turned.items())
+    expected = gradients(first(logits), COTANGENTS["both sides"], logits)
+    for own in (logits, turned):
+        for found, wanted in zip(gradients(last(own), COTANGENTS["both sides"], own), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+def test_nothing_but_the_logits_gradient_is_written() -> None:
+    lin = region("residual_outer")
+    scores = dmbp.masked_scores(lin, target=TARGET)
+    logits = random_logits(scores)
+    held = [lin.input, lin.output, scores.y, *logits.values(), *scores.network.border.values()]
+    before = [value.detach().clone() for value in held]
+    for _ in range(2):  # the second as the first: nothing was used up
+        positive, negative = scores(logits)
+        (positive + 2 * negative).sum().backward()
+    assert all(torch.equal(old, value) for old, value in zip(before, held, strict=True))
+    once = gradients(scores(logits), (numbers(1, 1, 1), numbers(2, 2, 2)), logits)
+    for theta, grad in zip(logits.values(), once, strict=True):
+        torch.testing.assert_close(theta.grad, 2 * grad, rtol=1e-12, atol=1e-13)
+
+
+def test_logits_that_change_before_the_backward_are_seen() -> None:
+    scores = dmbp.masked_scores(region("chain_with_biases"), target=TARGET)
+    logits = scores.logits()
+    positive, _ = scores(logits)
+    with torch.no_grad():
+        logits["3"].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        positive.sum().backward()
+
+
+def test_scores_are_made_under_inference_mode_too() -> None:
+    lin = region("chain_with_biases")
+    with torch.inference_mode():
+        inner = lin.graph.linearize(lin.input.clone())
+        made = dmbp.masked_scores(inner, target=TARGET)
+    logits = random_logits(made)
+    ours, expected = made(logits), plain_scores(made, logits)
+    for found, wanted in zip(
+        gradients(ours, COTANGENTS["both sides"], logits),
+        gradients(expected, COTANGENTS["both sides"], logits),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
+
+
+def test_wrong_logits_are_refused() -> None:
+    scores = dmbp.masked_scores(region("chain_with_biases"), target=TARGET)
+    logits = scores.logits()
+    wrong: list[tuple[Any, str]] = [
+        (list(logits.values()), "the logits must be a mapping from each site to a tensor: 1, 3, 5"),
+        ({"1": logits["1"]}, "the logits must be a mapping from each site to a tensor: 1, 3, 5"),
+        (logits | {"1": logits["1"][:2]}, r"the logits of '1' must be torch.float64 \(3, 8\) on cpu, not .* \(2, 8\)"),
+        (logits | {"1": logits["1"].float()}, r"the logits of '1' must be .*, not torch.float32 \(3, 8\) on cpu"),
+        (logits | {"1": logits["1"].to("meta")}, r"the logits of '1' must be .*, not torch.float64 \(3, 8\) on meta"),
+        (logits | {"1": 0.5}, "the logits of '1' must be .*, not float"),
+    ]
+    for given, message in wrong:
+        for use in (scores, scores.split):
+            with pytest.raises(DmbpError, match=message):
+                use(given)  # type: ignore[operator]
+
+
+def test_what_has_no_scores_is_refused() -> None:
+    lin = region("chain_with_biases")
+    low = linreg.trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).bfloat16(), torch.zeros(1, 4).bfloat16())
+    overflowing = Lambda(lambda x: x.masked_fill(x < 0, -torch.inf).amax(1, keepdim=True))
+    x = torch.tensor([[1.0, -1.0]])
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: dmbp.masked_scores(lin.graph, target=0), "expected a Linearization"),  # type: ignore[arg-type]
+        (lambda: dmbp.masked_scores(lin, "layers", 0), "sites must be one of 'gates', 'blocks'"),
+        (lambda: dmbp.masked_scores(lin, ["nowhere"], 0), "no node 'nowhere'"),
+        (lambda: dmbp.masked_scores(lin, target=7), "class 7 does not exist"),
+        (lambda: dmbp.masked_scores(lin, target=0, unmasked="twice"), "unmasked must be one of"),
+        (lambda: dmbp.masked_scores(low.linearize(torch.zeros(1, 4).bfloat16()), target=0), "float32 or float64"),
+        (lambda: dmbp.masked_scores(linreg.trace(overflowing, x).linearize(x)), "site 'masked_fill' holds infinite"),
+    ]
+    for make, message in wrong:
+        with pytest.raises(linreg.LinregError, match=message):
+            make()
+
+
+def test_they_print_as_people_read_them() -> None:
+    scores = dmbp.masked_scores(region("chain_with_biases"), target=TARGET)
+    assert repr(scores) == "MaskedScores(images=3, sites=('1', '3', '5'), unmasked='nuisance')"
+
+
+# ---- a loss of one's own ----
+
+
+def own(name: str) -> Loss:
+    """A built-in loss by another name, which sends it through the Function."""
+    return lambda *scores: LOSSES[name](*scores)
+
+
+def explained(name: str, loss: str | Loss, **options: Any) -> dmbp.Result:
+    lin = region(name)
+    return dmbp.explain(lin.graph, lin.input, TARGET, loss=loss, **({"iterations": 20, "progress": False} | options))
+
+
+def assert_same(ours: dmbp.Result, expected: dmbp.Result) -> None:
+    assert (ours.iterations, ours.interrupted) == (expected.iterations, expected.interrupted)
+    assert torch.equal(ours.updates, expected.updates)
+    for found, wanted in (
+        (ours.masks, expected.masks), (ours.initial, expected.initial), (ours.history, expected.history),
+        (ours.snapshots, expected.snapshots), ({"map": ours.attribution}, {"map": expected.attribution}),
+    ):  # fmt: skip
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():  # type: ignore[attr-defined]
+            torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-10, msg=lambda text, key=key: key + text)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("name", "sites"), CASES)
+def test_a_built_in_loss_as_a_function_gives_the_same_masks(name: str, sites: str, loss: str) -> None:
+    assert_same(explained(name, own(loss), sites=sites), explained(name, loss, sites=sites))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"unmasked": "both"},
+        {"lr": 0.05},
+        {"tolerance": 0.1, "iterations": 120},
+        {"snapshots": (0, 7, 20)},
+        {"sites": ["2.relu"]},
+        {"iterations": 0},
+    ],
+)
+def test_options_serve_a_function_as_they_serve_a_built_in_loss(loss: str, options: dict[str, Any]) -> None:
+    ours = explained("residual_inner" if "sites" not in options else "residual_outer", own(loss), **options)
+    expected = explained("residual_inner" if "sites" not in options else "residual_outer", loss, **options)
+    assert_same(ours, expected)
+    if "tolerance" in options and loss == "all":
+        assert ours.iterations < 120 and len(set(ours.updates.tolist())) > 1
+
+
+def test_start_and_precision_serve_a_function_too() -> None:
+    first = explained("residual_outer", "all", iterations=5)
+    assert_same(*(explained("residual_outer", loss, start=first.masks) for loss in (own("all"), "all")))
+    assert_same(*(explained("conv_bn", loss, precision="bf16") for loss in (own("all"), "all")))
+
+
+def test_whole_tensors_serve_a_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, uncompiled, on a CPU."""
+    monkeypatch.setattr("dmbp.learning.passes.compiled", lambda kernel: kernel)
+    assert_same(explained("mobile", own("all"), compiled=True), explained("mobile", "all"))
+
+
+def test_the_callback_sees_what_it_sees_of_a_built_in_loss() -> None:
+    seen: dict[str, list[Tensor]] = {"own": [], "all": []}
+    for name, loss in (("own", own("all")), ("all", "all")):
+
+        def watch(iteration: int, split: Mapping[str, Tensor], logits: Mapping[str, Tensor], name: str = name) -> None:
+            assert torch.is_grad_enabled() and set(split) == {"y", "positive", "negative", "nuisance"}
+            values = [*split.values(), *(theta.sigmoid() for theta in logits.values())]
+            assert not any(value.requires_grad for value in values)
+            seen[name] += values
+
+        explained("mobile", loss, iterations=5, callback=watch)
+    torch.testing.assert_close(seen["own"], seen["all"], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("where", ["the callback", "the loss", "the sweep back"])
+def test_ctrl_c_keeps_what_was_reached(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def third(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    loss, callback, sweep = own("all"), None, MaskedNetwork.backward
+    if where == "the callback":
+        callback = third
+    elif where == "the loss":
+        loss = lambda *scores: third() or LOSSES["all"](*scores)  # type: ignore[func-returns-value]  # noqa: E731
+    else:
+        monkeypatch.setattr(MaskedNetwork, "backward", lambda *given: third() or sweep(*given))  # type: ignore[func-returns-value]
+    ours = explained("conv_bn", loss, callback=callback)
+    assert ours.interrupted and ours.iterations == 3
+    monkeypatch.undo()
+    whole = explained("conv_bn", "all", iterations=3)
+    for site, mask in whole.masks.items():
+        torch.testing.assert_close(ours.masks[site], mask, rtol=1e-10, atol=1e-10)
+
+
+def test_a_loss_is_called_once_an_iteration_with_the_scores_alone() -> None:
+    lin, calls = region("conv_bn"), []
+
+    def loss(y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        assert torch.equal(y, lin.score(TARGET)) and not y.requires_grad and torch.is_grad_enabled()
+        assert positive.is_leaf and positive.requires_grad and negative.is_leaf and negative.requires_grad
+        calls.append((positive.detach(), negative.detach()))
+        return positive - negative
+
+    result = explained("conv_bn", loss, iterations=5)
+    assert len(calls) == 5
+    assert torch.equal(torch.stack([plus for plus, _ in calls]), result.history["positive"][:5])
+    assert torch.equal(torch.stack([minus for _, minus in calls]), result.history["negative"][:5])
+
+
+def near(positive: float | Tensor, negative: float | Tensor) -> Loss:
+    """Scores of one's own choice."""
+    return lambda y, plus, minus: (plus - positive) ** 2 + (minus - negative) ** 2
+
+
+@pytest.mark.parametrize("name", ["residual_inner", "mobile"])
+def test_an_objective_of_ones_own_is_reached(name: str) -> None:
+    """One that no built-in loss has: the scores that some masks, drawn at random, are known to have."""
+    scores = dmbp.masked_scores(region(name), target=TARGET)
+    aim = [value.detach() for value in scores(random_logits(scores))]
+    history = explained(name, near(*aim), iterations=300).history
+    losses = (history["positive"] - aim[0]) ** 2 + (history["negative"] - aim[1]) ** 2
+    assert (losses[0] > 0.05).all() and (losses[-1] < 1e-3 * losses[0]).all()
+
+
+def test_images_are_independent_of_each_other() -> None:
+    lin = region("residual_inner")
+    together = explained("residual_inner", near(1.0, -0.5))
+    for n, target in enumerate(TARGET):
+        x = lin.input[n : n + 1]
+        alone = dmbp.explain(lin.graph, x, target, loss=near(1.0, -0.5), iterations=20, progress=False)
+        for site, mask in alone.masks.items():
+            torch.testing.assert_close(together.masks[site][n], mask[0], rtol=0, atol=1e-8)
+
+
+def test_under_inference_mode_a_loss_may_keep_what_it_is_given() -> None:
+    lin = region("conv_bn")
+    loss: Loss = lambda y, positive, negative: y * (negative - positive)  # noqa: E731
+    expected = dmbp.explain(lin.graph, lin.input, TARGET, loss=loss, iterations=5, progress=False)
+    with torch.inference_mode():
+        x = lin.input.clone()
+        result = dmbp.explain(lin.graph, x, TARGET, loss=loss, iterations=5, progress=False)
+        learned = dmbp.learn_masks(lin.graph.linearize(x), TARGET, loss=loss, iterations=5, progress=False)
+    for site, mask in expected.masks.items():
+        torch.testing.assert_close(result.masks[site], mask, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(learned.masks[site], mask, rtol=1e-12, atol=1e-12)
+
+
+WRONG: dict[str, tuple[Loss, str]] = {
+    "a sum": (
+        lambda y, p, n: (n - p).sum(),
+        r"must return a tensor of shape \(3,\), one number for each image, not \(\): leave out the sum or mean",
+    ),
+    "a column": (lambda y, p, n: (n - p)[:, None], r"must return a tensor of shape \(3,\), .*, not \(3, 1\)"),
+    "no tensor": (lambda y, p, n: 1.0, "must return a tensor .*, not float"),  # type: ignore[arg-type, return-value]
+    "nothing": (lambda y, p, n: None, "must return a tensor .*, not NoneType"),  # type: ignore[arg-type, return-value]
+    "detached": (lambda y, p, n: n.detach() - p.detach(), r"has no derivative by y⁺ or y⁻: .* without detach\(\)"),
+    "of y alone": (lambda y, p, n: 2 * y, "has no derivative by y⁺ or y⁻"),
+    "whole numbers": (lambda y, p, n: (p > n).long(), "has no derivative by y⁺ or y⁻"),
+    "complex": (lambda y, p, n: p + 1j * n, "autograd cannot differentiate the loss .*: grad can be"),
+    "NaN": (lambda y, p, n: (-p.abs() - 1).log(), "is nan for image 0, where y = .*, y⁺ = .* and y⁻ = .*, after 0 upd"),
+    "infinite": (lambda y, p, n: p / 0, "is -?inf for image 0, where y = "),
+    "an infinite slope": (lambda y, p, n: (p - p.detach()).abs().sqrt(), "the derivative of the loss .* is nan for"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_loss_that_cannot_be_learned_from_is_refused_before_the_first_update(what: str) -> None:
+    loss, message = WRONG[what]
+    with pytest.raises(DmbpError, match=rf"the loss test_functions\.<lambda>,? .*{message}|{message}") as caught:
+        explained("chain_with_biases", loss, callback=no_second)
+    assert "test_functions.<lambda>" in str(caught.value)
+
+
+def no_second(iteration: int, *_: Any) -> None:
+    assert iteration == 0
+
+
+def test_a_loss_that_breaks_later_says_when_and_for_which_image() -> None:
+    lin = region("conv_bn")
+    plus = explained("conv_bn", "+", iterations=10).history["positive"][:, 1]
+    limit = (plus[4] + plus[5]) / 2  # which the second image passes after five updates
+    images = torch.tensor([1e9, limit, 1e9]).double()
+    with pytest.raises(DmbpError, match=r"is nan for image 1, where y = .*, after 5 updates"):
+        dmbp.explain(
+            lin.graph, lin.input, TARGET, iterations=10, progress=False,
+            loss=lambda y, p, n: -p * torch.where(p.detach() < images, 1, torch.nan),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", [lambda: 0, lambda y, p: p, lambda y, p, n, m: p, lambda *, y, p, n: p])
+def test_a_loss_of_other_arguments_is_refused_at_once(loss: Any) -> None:
+    with pytest.raises(DmbpError, match=r"the loss test_functions.<lambda> must take three tensors, f\(y, y⁺, y⁻\): "):
+        dmbp.Options(loss=loss)
+
+
+def test_what_a_loss_raises_is_left_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        explained("conv_bn", lambda y, p, n: p * (1 // 0))
+
+
+class Hinge:
+    """A loss with a state of its own."""
+
+    def __call__(self, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        return (1 - positive).relu() + negative
+
+
+def test_the_name_of_a_loss_is_recorded() -> None:
+    hinge, inner = Hinge(), own("all")
+    names = {
+        "all": "all",
+        loss_name(near(0, 0)): "test_functions.near.<locals>.<lambda>",
+        loss_name(inner): "test_functions.own.<locals>.<lambda>",
+        loss_name(hinge): "test_functions.Hinge",
+        loss_name(partial(partial(Hinge.__call__, hinge))): "test_functions.Hinge.__call__",
+        loss_name(LOSSES["all"]): "dmbp.learning.objective.loss_all",
+    }
+    assert all(found == wanted for found, wanted in names.items())
+    result = explained("conv_bn", hinge, iterations=2)
+    assert result.loss == "test_functions.Hinge" and result.options.loss is hinge
+    assert str(result.arrays()["loss"]) == "test_functions.Hinge"
+    assert torch.equal(result.attribution, result.positive + result.negative)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,13 @@ from dmbp.bench.report import Report, Row, machine
 from dmbp.bench.resident import peaks
 from dmbp.bench.subject import Problem, Subject, flops, in_turn
 from dmbp.explanation import explain
+from dmbp.learning.objective import loss_all
 from linreg import trace
 
 RUN, STEPS = 200, 50  # iterations of a whole explanation (the paper's), steps of Integrated Gradients
 FLOOR, FIRST, GIVEN = "floor", "floor, channels first", "floor, batch norms unfolded"
 OURS, COMPILED, LITERAL = "dmbp", "dmbp, compiled", "literal Algorithm 1"
+OWN = "dmbp, Eq. 10 as a function"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Settings:
 
 
 def iteration(report: Report, problem: Problem, settings: Settings) -> None:
-    """One iteration beside its floor, compiled and beside Algorithm 1 with these parts, and the peaks with "memory"."""
+    """One iteration beside its floor; with these parts compiled, with a function for a loss, literal, and the peaks."""
     images = len(problem.x)
     single: dict[str, Callable[[], object]] = {
         FLOOR: problem.laid_out.floor,
@@ -50,13 +53,16 @@ def iteration(report: Report, problem: Problem, settings: Settings) -> None:
     rivals[OURS] = lambda: problem.iteration(settings.iterations)
     if "compiled" in settings.parts:
         rivals[COMPILED] = lambda: problem.iteration(settings.iterations, compiled=True)
+    if "own-loss" in settings.parts:
+        rivals[OWN] = lambda: problem.iteration(settings.iterations, loss=loss_all)
     literal = Literal(problem.lin, problem.target) if "literal" in settings.parts else None
     if literal:
         rivals[LITERAL] = problem.clock(literal.step)
     times = in_turn(rivals, settings.rounds, f"one iteration, batch {images}")
     work = {name: flops(run) for name, run in single.items()}
-    work[OURS] = flops(lambda: problem.learn(2, compiled=False)) - flops(lambda: problem.learn(1, compiled=False))
-    work[COMPILED] = work[OURS]
+    work[OURS] = work[COMPILED] = _flops(problem)
+    if "own-loss" in settings.parts:
+        work[OWN] = _flops(problem, loss=loss_all)
     if literal:
         report.masks.append(_compared(problem, literal, settings.rounds + 1))
         work[LITERAL] = flops(literal.step)
@@ -73,6 +79,12 @@ def iteration(report: Report, problem: Problem, settings: Settings) -> None:
                 "peak_over_floor": peak / memory["plain"] if peak and memory else None,
             }
         )  # fmt: skip
+
+
+def _flops(problem: Problem, **options: Any) -> int:
+    """Of one iteration, which is what two take more than one."""
+    one, two = (flops(partial(problem.learn, n, compiled=False, **options)) for n in (1, 2))
+    return two - one
 
 
 def _compared(problem: Problem, literal: Literal, iterations: int) -> Row:
@@ -175,6 +187,7 @@ ITERATION = _each_batch(iteration)
 PARTS: dict[str, Part] = {
     "iteration": ITERATION,
     "compiled": ITERATION,
+    "own-loss": ITERATION,
     "literal": ITERATION,
     "memory": ITERATION,
     "linearize": _each_batch(region),

@@ -1,4 +1,4 @@
-"""The custom autograd Function of the method: y⁺ and y⁻ as differentiable functions of the logits."""
+"""The custom autograd Function of the method: both masked passes, differentiable by the logits of the masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmbp.learning.kernels import accumulate
 from dmbp.learning.passes import MaskedNetwork, Pair, passes
 
 
-class MaskedScores(torch.autograd.Function):
+class MaskedPasses(torch.autograd.Function):
     """θ ↦ (P(σ), P(1 − σ)), each (N,). A true derivative of first order, in closed form.
 
     The values behind the masks are returned too, undifferentiated, only so that the backward pass may keep them.
@@ -51,7 +51,7 @@ class MaskedScores(torch.autograd.Function):
         return None, *(grads[site] for site in network.sites)
 
 
-def masked_scores(network: MaskedNetwork, logits: Mapping[str, Tensor]) -> Pair:
+def both_passes(network: MaskedNetwork, logits: Mapping[str, Tensor]) -> Pair:
     """P(σ) and P(1 − σ) of each image, differentiable with respect to the logits."""
-    plus, minus, *_ = MaskedScores.apply(network, *(logits[site] for site in network.sites))
+    plus, minus, *_ = MaskedPasses.apply(network, *(logits[site] for site in network.sites))
     return plus, minus

@@ -42,6 +42,7 @@ def enter(
 def leave(grad: Tensor, value: Tensor, theta: Tensor, slope: Tensor | None, side: Any, switch: bool) -> Tensor:
     """∂/∂θ = g h (side − σ); and g ← mask s g, which goes on to what the gate reads."""
     away = torch.sub(side, theta.sigmoid())  # ± (1 − mask)
+    # Eq. 20: P = [g ⊙ mask] · (value before the mask) + what no mask of this site changes, and h = mask · (that value).
     gradient = torch.mul(grad, value).mul_(away)
     if isinstance(side, Tensor):
         grad.addcmul_(grad, away.abs_(), value=-1)

@@ -1,8 +1,8 @@
 """Both masked passes of a network, and the way back through them, on which the gradient of the masks is had.
 
 Indices: l site, n image. σ_l = sigmoid(θ_l); h_l is the value of site l behind its mask, g_l the adjoint that arrives
-there. Then ∂P/∂θ_l = g_l ⊙ h_l ⊙ (1 − σ_l): one backward sweep of first order, where Algorithm 1 differentiates a
-backward pass. Both passes go forward together, as one batch of 2N: those with σ first, then those with 1 − σ.
+there. Then ∂P/∂θ_l = g_l ⊙ h_l ⊙ (1 − σ_l) (by Eq. 20): one backward sweep of first order, where Algorithm 1
+differentiates a backward pass. Both passes go forward together, as one batch of 2N: those with σ first, then 1 − σ.
 
 Sites work in place. Most of what an iteration does beside its layers is to read and write the values at the sites, and
 the values behind the masks, kept for the way back, are most of what it holds. So a site overwrites the value that comes
@@ -128,6 +128,7 @@ class MaskedNetwork:
             return z
 
         output = self.lin.graph.evaluate(dict(self.border), step, self.nodes)
+        # Eq. 11 with the biases of Eq. 14: w · output of the masked network is ∇F⁺ · x + Σ ∇_b F⁺ · b, and ∇F⁻'s.
         return (self._score(output[:images]), self._score(output[images:])), kept
 
     def backward(self, cotangent: Tensor, visit: Visit) -> None:

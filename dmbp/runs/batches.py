@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from tqdm.auto import tqdm
 from dmbp.errors import DmbpError
 from dmbp.explanation import explain
 from dmbp.files import writable
-from dmbp.masks import Sites
+from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.result import Result
+from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.shelf import Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
@@ -78,28 +80,24 @@ class Question:
         return {"image": digest(self.x), "target": digest(self.weights)}
 
 
+@takes_options
 def explain_all(
     model: nn.Module | OperatorGraph,
     images: Images,
     targets: Targets = None,
     *,
+    options: Options | None = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
-    iterations: int = 200,
-    loss: str = "all",
-    sites: Sites = "gates",
-    unmasked: str = "nuisance",
-    lr: float = 0.01,
-    tolerance: float | None = None,
-    precision: str = "full",
-    compiled: bool | None = None,
     progress: bool = True,
+    **words: Unpack[OptionWords],
 ) -> Iterator[Explained]:
     """Explain each of many images of one shape, in order, as `dmbp.explain` does one (to rounding).
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
     needed. `targets` is one target for all (a class, weights of the output, None for the one score that there is), or
-    an iterable of one for each image. The other options are those of `explain`.
+    an iterable of one for each image. The options, `iterations` to `compiled`, are told in `Options`; `options` gives
+    them as one value, in which those given by a word of their own are changed.
 
     The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
     footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
@@ -107,17 +105,17 @@ def explain_all(
 
     With `out` each image's values are written to that folder, NNNNNN.npz, as soon as its batch is done, and an image
     that is there already is read, not computed: Ctrl-C loses the batch at hand and nothing else, and the same call goes
-    on from there. Raises DmbpError before any computation for a file in `out` that is broken, or was made from another
-    network or with other options, and names an image that is none, before its batch is computed.
+    on from there. A loss of one's own is told from another by its name and code (see `loss_record`).
+
+    Raises DmbpError before any computation for an option that is none, for a file in `out` that is broken, or was made
+    from another network or with other options, and with `out` for a loss whose code cannot be told from another; and
+    names an image that is none, before its batch is computed.
     """
+    options = Options.of(options, words)
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {batch_size!r}")
     one_by_one, count = _each(images)
-    folder = None if out is None else writable(Path(out))
-    options: dict[str, Any] = {
-        "iterations": iterations, "loss": loss, "sites": sites, "unmasked": unmasked, "lr": lr, "tolerance": tolerance,
-        "precision": precision,
-    }  # fmt: skip
+    shelf = None if out is None else _shelf(Path(out), options)
 
     def explained() -> Iterator[Explained]:
         tensors = _checked(one_by_one)
@@ -127,9 +125,8 @@ def explain_all(
         size = graph.batch or batch_size
         if batch_size not in (None, size):
             raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={batch_size}")
-        shelf = None if folder is None else Shelf.of(folder, graph, options)
         bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
-        batches = Batches(graph, options | {"compiled": compiled}, shelf, bar, size)
+        batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
             yield from batches.run(_questions(graph, chain(first, tensors), count, targets))
         finally:
@@ -138,12 +135,17 @@ def explain_all(
     return explained()
 
 
+def _shelf(folder: Path, options: Options) -> Shelf:
+    made = {**options.record(), "loss": loss_record(options.loss)}
+    return Shelf(writable(folder), json.loads(json.dumps(made)))
+
+
 @dataclass(eq=False)
 class Batches:
     """The questions of one run, some at a time; `size` is None until one image shows how much memory it takes."""
 
     graph: OperatorGraph
-    options: Mapping[str, Any]
+    options: Options
     shelf: Shelf | None
     bar: tqdm[Any]
     size: int | None
@@ -186,7 +188,7 @@ class Batches:
     @torch.inference_mode(False)
     def _result(self, questions: list[Question], **changed: Any) -> Result:
         x, weights = torch.stack([q.x for q in questions]), torch.stack([q.weights for q in questions])
-        result = explain(self.graph, x, weights, progress=False, **{**self.options, **changed})
+        result = explain(self.graph, x, weights, options=self.options, progress=False, **changed)
         if result.interrupted:
             raise KeyboardInterrupt
         return result
@@ -222,7 +224,7 @@ class Batches:
             return None
 
         def tick(iteration: int, *_: Any) -> None:
-            self.bar.set_postfix_str(f"iteration {iteration + 1} of {self.options['iterations']}", refresh=False)
+            self.bar.set_postfix_str(f"iteration {iteration + 1} of {self.options.iterations}", refresh=False)
             self.bar.update(0)
 
         return tick

@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,15 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZip
 
 @dataclass(frozen=True)
 class Shelf:
-    """`folder`, and what all of its files were made from: {"network": digest, option: value}."""
+    """`folder`, and what all of its files were made from, {option: value} and, of one network, its digest."""
 
     folder: Path
     made: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, folder: Path, graph: OperatorGraph, options: Mapping[str, Any]) -> Shelf:
-        """Raises DmbpError for a folder that holds a broken file, or one of another network or of other options."""
-        shelf = cls(folder, json.loads(json.dumps({"network": digest(graph), **options}, default=repr)))
-        for path in sorted(folder.iterdir()):
+    def of(self, graph: OperatorGraph) -> Shelf:
+        """That of one network. Raises DmbpError where a file is broken, or of another network or of other options."""
+        shelf = replace(self, made={"network": digest(graph), **self.made})
+        for path in sorted(self.folder.iterdir()):
             if re.fullmatch(r"\d{6,}\.npz", path.name):
                 shelf._check(path, shelf.made)
         return shelf

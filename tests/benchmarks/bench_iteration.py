@@ -23,7 +23,7 @@ from dmbp.bench.subject import read_subject
 ITERATION = ("iteration", "compiled", "literal", "memory", "linearize")
 CASES = {
     "digit-pairs": tuple(PARTS),
-    "efficientnet-lite0": (*ITERATION, "captum"),
+    "efficientnet-lite0": (*ITERATION, "own-loss", "captum"),
     "torchvision:resnet50": ITERATION,
     "torchvision:vgg16": ITERATION,
 }
