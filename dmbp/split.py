@@ -8,13 +8,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dmbp.account import LINES, PARTS, Checks, Shares, and_more, as_html, as_sum, as_table
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
 from linreg.target import Target, cotangent, sum_per_image
 
 UNMASKED = ("nuisance", "both")
-PARTS = ("positive", "negative", "nuisance", "unmasked")
 Triple = tuple[Tensor, Tensor, Tensor]
 
 
@@ -33,8 +33,31 @@ class Split:
     passes: tuple[Linearization, Linearization, Linearization]
 
     def __repr__(self) -> str:
-        parts = {name: getattr(self, name).tolist() for name in ("y", "positive", "negative", "nuisance", "unmasked")}
-        return f"Split({', '.join(f'{name}={values}' for name, values in parts.items())})"
+        """The sums of the first two images, a line each."""
+        images = range(min(2, len(self.y)))
+        lines = ";\n      ".join(as_sum(self, image) for image in images)
+        return f"Split({lines}{and_more(self, len(images))})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def summary(self, image: int = 0) -> str:
+        """The table of one image: y and its parts, what of each comes from the input and from bias terms; and checks.
+
+        The last lines are its certificate, and how exactly the parts add up. Raises DmbpError where there is no such
+        image.
+        """
+        return as_table(self, image)
+
+    @property
+    def input(self) -> Tensor:
+        """x, (N, *input shape)."""
+        return self.lin.input
+
+    @property
+    def weights(self) -> Tensor:
+        """w, (N, *output shape), by which y weighs the output (Eq. 1): what `target` means."""
+        return cotangent(self.target, self.lin.output)
 
     @cached_property
     def y(self) -> Tensor:
@@ -68,6 +91,33 @@ class Split:
         # The recurrence's y⁺ and y⁻ each hold u: what is set aside of them lies in y~.
         return (self.positive + self.negative + mixed + 2 * self._aside - self.y).abs()
 
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """y and its parts by name, each (N,)."""
+        return {line: getattr(self, line) for line in LINES}
+
+    @cached_property
+    def shares(self) -> dict[str, Shares]:
+        """Where y and each of its parts come from: what of the ledgers the table and the picture need."""
+
+        def of(ledger: Ledger) -> Shares:
+            totals = [ledger.input_share, *(term.total for term in ledger.terms)]
+            return Shares(ledger.weight, totals[0], torch.stack(totals)[1:])
+
+        return {line: of(ledger) for line, ledger in self._ledgers.items()}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the constants, in the order of the ledgers' terms."""
+        return self._ledgers["y"].labels
+
+    @cached_property
+    def checks(self) -> Checks:
+        """How exactly all of it holds: the certificate of y, and `error`."""
+        found = self.lin.certificate(self.target)
+        words = tuple(found.summary(image) for image in range(len(self.y)))
+        return Checks(found.completeness_error, found.bound, self.error, words)
+
     def ledger(self, part: str) -> Ledger:
         """The ledger of "positive", "negative", "nuisance" or "unmasked"; its `weight` is that part's mapping ∇."""
         if part not in PARTS:
@@ -88,7 +138,8 @@ class Split:
         plus, minus, unmasked = (part.ledger(self.target) for part in self.passes)
         if self.counting == "nuisance":
             plus, minus = plus - unmasked, minus - unmasked
-        return {"positive": plus, "negative": minus, "nuisance": whole - plus - minus, "unmasked": unmasked}
+        rest = whole - plus - minus
+        return {"y": whole, "positive": plus, "negative": minus, "nuisance": rest, "unmasked": unmasked}
 
 
 def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked: str = "nuisance") -> Split:

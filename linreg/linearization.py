@@ -16,7 +16,7 @@ from linreg.graph import Node, OperatorGraph
 from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
 from linreg.target import Target, cotangent, sum_per_image
-from linreg.text import table
+from linreg.text import counted, table
 
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
     from linreg.certificate import Certificate
@@ -39,7 +39,7 @@ class Linearization:
     output: Tensor
 
     def __repr__(self) -> str:
-        return f"Linearization of {self.graph!r} at {self.input.shape[0]} input(s)"
+        return f"Linearization of {self.graph!r} at {counted(len(self.input), 'input')}"
 
     def replace(self, frozen: Mapping[str, Affine]) -> Linearization:
         """The same region with some operators exchanged (by masked ones, say), and the output that they give."""
