@@ -26,12 +26,13 @@ HEADER = ("", "score", "from the input", "from bias terms")
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """Where a score comes from: its `mapping` ∇ (N, *input shape), ∇·x (N,), and each constant's share, `terms` (K, N).
+    """Where a score comes from: its `mapping` ∇ (N, *input shape), ∇·x (N,), and the shares of all constants (K, N).
 
-    score = input_share + bias_share, to rounding (Eqs. 13, 14).
+    score = ∇·x + Σ_k terms_k, to rounding (Eqs. 13, 14); `labels` are the names of the K constants.
     """
 
     mapping: Tensor
+    labels: tuple[str, ...]
     input_share: Tensor
     terms: Tensor
 
@@ -69,10 +70,6 @@ class Account(Protocol):
     @property
     def counting(self) -> str:
         """Where u is counted: in y~, "nuisance", or in y⁺ and y⁻, "both"."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the K constants."""
 
     @property
     def scores(self) -> Mapping[str, Tensor]:

@@ -142,7 +142,8 @@ class Result:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options."""
-        found: dict[str, Any] = {"input": self.input, "target": self.target, "attribution": self.attribution}
+        found: dict[str, Any] = {name: getattr(self.checks, name) for name in ERRORS}
+        found |= {"input": self.input, "target": self.target, "attribution": self.attribution}
         for line in LINES:
             shares = self.shares[line]
             found |= {line: self.scores[line], f"{line}_attribution": elementwise(self.account, line)}
@@ -152,9 +153,8 @@ class Result:
         found |= {f"snapshot/{count}": value for count, value in self.snapshots.items()} | {"updates": self.updates}
         found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
-        found |= {name: getattr(self.checks, name) for name in ERRORS}
         arrays = {name: value.numpy(force=True) for name, value in found.items()}
-        texts = {"ledger_terms": self.account.labels, "certificate": self.checks.certificate}
+        texts = {"ledger_terms": self.shares["y"].labels, "certificate": self.checks.certificate}
         arrays |= {name: np.array(text, str) for name, text in texts.items()}
         options = {"loss": self.loss, "unmasked_goes_to": self.counting, "iterations": self.iterations}
         options |= {"interrupted": self.interrupted, "seconds": self.seconds}

@@ -27,7 +27,6 @@ class Record:
     input: Tensor
     weights: Tensor
     counting: str
-    labels: tuple[str, ...]
     scores: Mapping[str, Tensor]
     shares: Mapping[str, Shares]
     checks: Checks
@@ -36,16 +35,16 @@ class Record:
     def of(cls, arrays: Arrays) -> Record:
         """From `Result.arrays`."""
         held = {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind != "U"}
+        labels = tuple(arrays["ledger_terms"].tolist())
 
         def shares(line: str) -> Shares:
-            return Shares(held[f"{line}_mapping"], held[f"{line}_input_share"], held[f"{line}_ledger"])
+            return Shares(held[f"{line}_mapping"], labels, held[f"{line}_input_share"], held[f"{line}_ledger"])
 
         errors = {name: held[name] for name in ERRORS}
         return cls(
             input=held["input"],
             weights=held["target"],
             counting=str(arrays["unmasked_goes_to"]),
-            labels=tuple(arrays["ledger_terms"].tolist()),
             scores={line: held[line] for line in LINES},
             shares={line: shares(line) for line in LINES},
             checks=Checks(certificate=tuple(arrays["certificate"].tolist()), **errors),

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dmbp.account import LINES, PARTS, Checks, Shares, and_more, as_html, as_sum, as_table
+from dmbp.account import LINES, PARTS, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
@@ -98,18 +98,11 @@ class Split:
 
     @cached_property
     def shares(self) -> dict[str, Shares]:
-        """Where y and each of its parts come from: what of the ledgers the table and the picture need."""
+        """Where y and each of its parts come from: what of the ledgers the table and the picture need.
 
-        def of(ledger: Ledger) -> Shares:
-            totals = [ledger.input_share, *(term.total for term in ledger.terms)]
-            return Shares(ledger.weight, totals[0], torch.stack(totals)[1:])
-
-        return {line: of(ledger) for line, ledger in self._ledgers.items()}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the constants, in the order of the ledgers' terms."""
-        return self._ledgers["y"].labels
+        The ledgers are made for it and let go: with gates' offsets they take as much as all hidden units.
+        """
+        return {line: _shares(ledger) for line, ledger in self._make_ledgers().items()}
 
     @cached_property
     def checks(self) -> Checks:
@@ -119,14 +112,14 @@ class Split:
         return Checks(found.completeness_error, found.bound, self.error, words)
 
     def ledger(self, part: str) -> Ledger:
-        """The ledger of "positive", "negative", "nuisance" or "unmasked"; its `weight` is that part's mapping ∇."""
-        if part not in PARTS:
-            raise DmbpError(f"a split has the parts {', '.join(PARTS)}, not {part!r}")
+        """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇ of that."""
+        _check_line(part)
         return self._ledgers[part]
 
     def attribution(self, part: str) -> Tensor:
-        """∇ ⊙ x of one part, shaped like the input (Eq. 7)."""
-        return self.ledger(part).input
+        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7)."""
+        _check_line(part)
+        return elementwise(self, part)
 
     @property
     def _aside(self) -> Tensor:
@@ -134,12 +127,25 @@ class Split:
 
     @cached_property
     def _ledgers(self) -> dict[str, Ledger]:
+        return self._make_ledgers()
+
+    def _make_ledgers(self) -> dict[str, Ledger]:
         whole = self.lin.ledger(self.target)
         plus, minus, unmasked = (part.ledger(self.target) for part in self.passes)
         if self.counting == "nuisance":
             plus, minus = plus - unmasked, minus - unmasked
         rest = whole - plus - minus
         return {"y": whole, "positive": plus, "negative": minus, "nuisance": rest, "unmasked": unmasked}
+
+
+def _check_line(line: str) -> None:
+    if line not in LINES:
+        raise DmbpError(f"a split has {', '.join(LINES)}, not {line!r}")
+
+
+def _shares(ledger: Ledger) -> Shares:
+    totals = [ledger.input_share, *(term.total for term in ledger.terms)]
+    return Shares(ledger.weight, ledger.labels, totals[0], torch.stack(totals)[1:])
 
 
 def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked: str = "nuisance") -> Split:

@@ -54,9 +54,15 @@ def behind(obj: Any) -> Any:
 
 
 def restructured(text: str, scope: Scope) -> str:
-    """The docstring in reStructuredText: an indented paragraph is kept as it is."""
+    """The docstring in reStructuredText: an indented paragraph is kept as it is, and so is an example with its >>>."""
     paragraphs = re.split(r"\n\s*\n", text.strip("\n"))
-    return "\n\n".join(f"::\n\n{p}" if p.startswith("    ") else inline(p, scope) for p in paragraphs)
+    return "\n\n".join(paragraph(p, scope) for p in paragraphs)
+
+
+def paragraph(text: str, scope: Scope) -> str:
+    if text.startswith("    "):
+        return f"::\n\n{text}"
+    return text if text.startswith(">>> ") else inline(text, scope)
 
 
 def inline(text: str, scope: Scope) -> str:
