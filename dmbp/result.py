@@ -37,6 +37,15 @@ class Result:
     each update. `iterations` counts the updates, and `updates` (N,) those of each image; `seconds` is the time they
     took; `interrupted` tells whether Ctrl-C ended them early. `snapshots` holds the attribution as it was after so many
     updates.
+
+    >>> import dmbp
+    >>> from dmbp.datasets import sample_pairs
+    >>> from dmbp.models import load_model
+    >>> result = dmbp.explain(load_model("digit-pairs").network, sample_pairs().images[:1], 3, iterations=2)
+    >>> result.attribution.shape, list(result.scores), len(result.masks)
+    (torch.Size([1, 1, 64, 64]), ['y', 'positive', 'negative', 'nuisance', 'unmasked'], 11)
+    >>> dmbp.load(result.save("three.npz")).summary() == result.summary()
+    True
     """
 
     account: Account

@@ -57,6 +57,13 @@ def load(path: str | Path) -> Result:
     It prints, draws and saves as the original did, on any machine; only `split` is not there, as the file holds no
     network. No pickled code is run. Raises DmbpError for a file that is not there, is broken, is no saved result, or
     was written by a newer version of dmbp.
+
+    >>> import dmbp, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> result = dmbp.explain(model, torch.ones(1, 2), iterations=5)
+    >>> loaded = dmbp.load(result.save("why.npz"))
+    >>> torch.equal(loaded.attribution, result.attribution), loaded.summary() == result.summary()
+    (True, True)
     """
     path = npz(path)
     if not path.is_file():

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dmbp.account import LINES, PARTS, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
+from dmbp.account import LINES, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
@@ -24,6 +24,16 @@ class Split:
 
     u = P(0) is what no mask touches. With `counting` "nuisance", y⁺ = P(σ) − u and y⁻ = P(1 − σ) − u, so that u lies in
     y~, counted once; with "both" u stays in either pass, Algorithm 1 to the letter. y~ = y − y⁺ − y⁻.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> split = dmbp.decompose(lin, {"1": torch.tensor([[0.8, 0.5]])})
+    >>> split
+    Split(y = 13.50: y⁺ = 2.800, y⁻ = 0.7000, y~ = 10.00, u = 10.00 (in y~))
+    >>> split.attribution("positive"), split.ledger("positive")["0.bias"].total
+    (tensor([[0.8000, 1.6000]]), tensor([0.4000]))
     """
 
     lin: Linearization
@@ -112,7 +122,7 @@ class Split:
         return Checks(found.completeness_error, found.bound, self.error, words)
 
     def ledger(self, part: str) -> Ledger:
-        """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇ of that."""
+        """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇."""
         _check_line(part)
         return self._ledgers[part]
 
@@ -153,6 +163,14 @@ def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked:
 
     `unmasked` says where u = P(0) goes: "nuisance" (counted once, in y~) or "both" (in y⁺ and in y⁻, Algorithm 1 to
     the letter, which leaves −u in y~). Raises DmbpError for masks that do not fit.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> split = dmbp.decompose(lin, {"1": torch.tensor([[0.8, 0.5]])})
+    >>> split.positive, split.negative, split.nuisance  # of 13.5: 0.8 · 3.5, 0.2 · 3.5, and the output's bias
+    (tensor([2.8000]), tensor([0.7000]), tensor([10.]))
     """
     if unmasked not in UNMASKED:
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")

@@ -31,7 +31,18 @@ from linreg.text import html_table, numbers
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """Completeness (Eq. 14) of each image and its proved width; each part is computed when it is asked for."""
+    """Completeness (Eq. 14) of each image and its proved width; each part is computed when it is asked for.
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> lin.certificate()
+    Certificate(y = 13.50; |y − c·x − Σ ledger| = 0;
+                summary() tells bound and gates)
+    >>> lin.certificate().doubtful  # none of the two gates may have been turned by rounding
+    tensor([0])
+    """
 
     lin: Linearization
     target: Target

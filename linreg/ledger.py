@@ -79,7 +79,18 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """y = c·x + Σ_k terms_k: `weight` c and `x`, both (N, *input_shape), and one term for each constant (Eq. 13)."""
+    """y = c·x + Σ_k terms_k: `weight` c and `x`, both (N, *input_shape), and one term for each constant (Eq. 13).
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> lin.ledger()
+    Ledger(2 terms: bias;
+           total = 13.50; c · x = 3.000; constants = 10.50)
+    >>> lin.ledger()["0.bias"].channels  # of the two hidden units only the first is open
+    tensor([[0.5000, 0.0000]])
+    """
 
     weight: Tensor
     x: Tensor

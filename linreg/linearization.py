@@ -31,6 +31,13 @@ class Linearization:
 
     `frozen` maps a node to its operator (Ŵ_l is a convolution followed by the diagonal of its gate), `output` is what
     they give at `input`, (N, *output shape).
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> lin.output, lin.weight(), lin.ledger().bias_share  # 13.5 = (1, 2)·(1, 1) + 10.5
+    (tensor([[13.5000]]), tensor([[1., 2.]]), tensor([10.5000]))
     """
 
     graph: OperatorGraph
@@ -84,6 +91,14 @@ class Linearization:
         Ŵ_l = W_l diag(gate): from the layer before, where it comes into its gate, to this layer; W_1 from the input.
         Raises LinregError for unknown or unconnected nodes, for several inputs at once, and before any work where
         the matrix would take more than `limit` bytes.
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> lin.matrix("1")  # of two hidden units the second is closed
+        tensor([[1., 2.],
+                [0., 0.]])
         """
         from linreg import jacobian
 
@@ -103,12 +118,35 @@ class Linearization:
         return sum_per_image(self.output * cotangent(target, self.output))
 
     def weight(self, target: Target = None) -> Tensor:
-        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5)."""
+        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5).
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> lin.weight()
+        tensor([[1., 2.]])
+        """
         return self.adjoint(cotangent(target, self.output))
 
     @torch.no_grad()
     def ledger(self, target: Target = None) -> Ledger:
-        """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19)."""
+        """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19).
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> print(lin.ledger().summary())
+        term                 kind   share of y
+        ───────────────────  ─────  ──────────
+        c · x                input          +3
+        0.bias               bias         +0.5
+        2.bias               bias          +10
+        all of bias                      +10.5
+        after the last gate                +10
+        total                            +13.5
+        """
         seed, last, terms = cotangent(target, self.output), self.graph.after_gates(), list[Term]()
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
@@ -123,7 +161,16 @@ class Linearization:
         return Ledger(weight, self.input, tuple(reversed(terms)))
 
     def certificate(self, target: Target = None) -> Certificate:
-        """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound."""
+        """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound.
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> certificate = lin.certificate()
+        >>> certificate.score, certificate.total, certificate.completeness_error <= certificate.bound
+        (tensor([13.5000]), tensor([13.5000]), tensor([True]))
+        """
         from linreg.certificate import Certificate
 
         cotangent(target, self.output)
