@@ -6,7 +6,9 @@ from dmbp.masks import find_sites, initial_logits, masked
 from dmbp.optimize import Learned, MaskedScores, Options, learn_masks, masked_scores
 from dmbp.result import Result
 from dmbp.runs.batches import Explained, explain_all
+from dmbp.saved import load
 from dmbp.split import Split, decompose, recurrence
+from linreg import __version__
 
 __all__ = [
     "DmbpError",
@@ -16,12 +18,14 @@ __all__ = [
     "Options",
     "Result",
     "Split",
+    "__version__",
     "decompose",
     "explain",
     "explain_all",
     "find_sites",
     "initial_logits",
     "learn_masks",
+    "load",
     "masked",
     "masked_scores",
     "recurrence",

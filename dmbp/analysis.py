@@ -18,6 +18,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from dmbp.account import check_image
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks
 from dmbp.result import Result
@@ -25,7 +26,7 @@ from dmbp.split import Split
 from linreg import Linearization, Node
 from linreg.operators import Diagonal
 from linreg.target import Target, cotangent
-from linreg.text import table
+from linreg.text import counted, number, table
 
 TOLERANCE = 0.05  # |σ − 0.5| up to which a unit is undecided: two of RMSprop's first steps
 BINS = 25  # odd, so that one bin lies around 0.5
@@ -46,6 +47,10 @@ class SiteMask:
     initial: np.ndarray
     closed: np.ndarray
     unread: np.ndarray
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.sigma.shape))
+        return f"SiteMask({self.site!r}, {shape}: {self.live.sum():,} live units of {self.sigma.size:,})"
 
     @property
     def live(self) -> np.ndarray:
@@ -152,6 +157,10 @@ class Carries:
     scores: tuple[float, float, float]
     magnitude: float
 
+    def __repr__(self) -> str:
+        scores = (f"{name} = {number(y, figures=4)}" for name, y in zip(("y⁺", "y⁻", "y~"), self.scores, strict=True))
+        return f"Carries({counted(len(self.sites), 'site')}; {', '.join(scores)})"
+
     @property
     def error(self) -> float:
         """The largest of |Σ_l part_l + remainder − part| over y⁺, y⁻ and y~."""
@@ -178,7 +187,7 @@ def site_masks(result: Result, image: int = 0, masks: Masks | None = None) -> tu
 
     Raises DmbpError where the batch has no such image or `masks` do not fit the sites.
     """
-    _check_image(result.split, image)
+    check_image(result.split, image)
     masks = _fitting(masks, result)
     lin = result.split.lin
     grads = _adjoints(lin, result.split.target, result.masks)
@@ -244,7 +253,7 @@ def carries(split: Split, image: int = 0) -> Carries:
     A path of y~ has one site where its signs disagree for the first time, and what follows is free: hence the whole
     network's g. So y~ = u + Σ_l nuisance_l, where u has met no site. Raises DmbpError where there is no such image.
     """
-    _check_image(split, image)
+    check_image(split, image)
     parts = _parts(split, image)
     rows = tuple(Carry(site, *(part.sum().item() for part in values)) for site, values in parts.items())
     u = split.unmasked[image].item()
@@ -365,12 +374,6 @@ def _fitting(masks: Masks | None, result: Result) -> Masks:
         raise DmbpError("the masks must be those of the sites: " + ", ".join(result.masks))
     check_masks(result.split.lin, masks)
     return masks
-
-
-def _check_image(split: Split, image: int) -> None:
-    images = len(split.lin.input)
-    if not 0 <= image < images:
-        raise DmbpError(f"there is no image {image!r}: the batch has {images}, counted from 0")
 
 
 def _check_same_sites(first: Sequence[SiteMask], second: Sequence[SiteMask]) -> None:

@@ -66,7 +66,13 @@ def digit_pairs(count: int, *, split: Split, seed: int | Sequence[int]) -> Digit
 
 
 def sample_pairs() -> DigitPairs:
-    """The eight test pictures shipped with the package, with every digit among them. Needs no extra."""
+    """The eight test pictures shipped with the package, with every digit among them. Needs no extra.
+
+    >>> from dmbp.datasets import sample_pairs
+    >>> pairs = sample_pairs()
+    >>> pairs.images.shape, pairs.labels[0]  # on the left a 3, on the right a 9
+    (torch.Size([8, 1, 64, 64]), tensor([3, 9]))
+    """
     asset = files("dmbp").joinpath("assets", "digit_pairs.npz")
     with asset.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         return _pairs(arrays["images"], arrays["labels"])

@@ -27,6 +27,11 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     only feeds gates, which mask it anyway. Only direct readers count, and any sum of data is a block, the output's
     too. A sequence of node names is taken as it is. Raises DmbpError where nothing
     is left to mask.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2), torch.nn.ReLU())
+    >>> dmbp.find_sites(linreg.trace(model, torch.ones(1, 2)))
+    ('1', '3')
     """
     if isinstance(sites, str):
         check_rule(sites)
@@ -117,6 +122,14 @@ def masked(lin: Linearization, masks: Masks) -> Linearization:
     """P(σ): the frozen network in which the output of each site is multiplied by its mask, all constants kept.
 
     Its weight, ledger and matrices are those of Algorithm 1's backward pass with Σ.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> half = dmbp.masked(lin, {"1": torch.full((1, 2), 0.5)})
+    >>> half.output, half.weight()  # 0.5 · 3.5 + 10
+    (tensor([[11.7500]]), tensor([[0.5000, 1.0000]]))
     """
     return lin.replace({lin.graph[name].name: Masked(lin.frozen[name], mask) for name, mask in masks.items()})
 
@@ -151,6 +164,13 @@ def initial_logits(lin: Linearization, sites: Sequence[str], target: Target = No
 
     At a site the gradients of both passes arrive, summed over its readers and before its own mask: both positive give
     θ = 2, both negative θ = −2, all else, zero included, 0. The sweep goes on with the mask just set.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> dmbp.initial_logits(lin, ["1"])  # both units weigh +1
+    {'1': tensor([[2., 2.]])}
     """
     logits: dict[str, Tensor] = {}
     wanted = set(sites)

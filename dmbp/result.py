@@ -1,36 +1,56 @@
-"""What an explanation is: the split, the masks that make it, and the maps; saved to a file."""
+"""What an explanation is: the split, the masks that make it, and the maps; printed, drawn, and saved to a file."""
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from dmbp.account import LINES, Account, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
+from dmbp.errors import DmbpError
 from dmbp.files import whole
 from dmbp.learning.options import Options
-from dmbp.split import PARTS, Split
-from linreg.target import cotangent
+from dmbp.split import Split
+from linreg.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+ERRORS = ("completeness_error", "completeness_bound", "split_error")
+FORMAT = 1  # of the files that `Result.save` writes; `dmbp.load` reads it and those before
+SCREEN = 80  # dots per inch of the figure in a notebook
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """An explanation: the exact split of the score, the masks that make it, and the maps.
 
-    `masks` and `initial` (those of B.1) map sites to σ (N, *shape). `history` holds "positive", "negative" and
-    "nuisance", each (iterations + 1, N): the split at the start, and after each update. `iterations` counts the
-    updates, and `updates` (N,) those of each image; `seconds` is the time they took; `interrupted` tells whether Ctrl-C
-    ended them early. `snapshots` holds the attribution as it was after so many updates. `options` are those it was
-    made with; `loss` is the name of theirs.
+    `account` tells y, its parts, and where they come from: the `Split` itself, or what a file recorded of one
+    (`dmbp.load`), which prints and draws the same. `masks` and `initial` (those of B.1) map sites to σ (N, *shape).
+    `history` holds "positive", "negative" and "nuisance", each (iterations + 1, N): the split at the start, and after
+    each update. `iterations` counts the updates, and `updates` (N,) those of each image; `seconds` is the time they
+    took; `interrupted` tells whether Ctrl-C ended them early. `snapshots` holds the attribution as it was after so many
+    updates. `options` are those it was made with; `loss` is the name of theirs.
+
+    >>> import dmbp
+    >>> from dmbp.datasets import sample_pairs
+    >>> from dmbp.models import load_model
+    >>> result = dmbp.explain(load_model("digit-pairs").network, sample_pairs().images[:1], 3, iterations=2)
+    >>> result.attribution.shape, list(result.scores), len(result.masks)
+    (torch.Size([1, 1, 64, 64]), ['y', 'positive', 'negative', 'nuisance', 'unmasked'], 11)
+    >>> dmbp.load(result.save("three.npz")).summary() == result.summary()
+    True
     """
 
-    split: Split
+    account: Account
     masks: dict[str, Tensor]
     initial: dict[str, Tensor]
     history: dict[str, Tensor]
@@ -43,24 +63,78 @@ class Result:
     options: Options
 
     def __repr__(self) -> str:
-        return (
-            f"Result(loss={self.loss!r}, iterations={self.iterations}, interrupted={self.interrupted}, {self.split!r})"
+        """How it was made, and the sum of the first image, in two lines."""
+        images, shape = len(self.input), "×".join(map(str, self.input.shape[1:]))
+        after = "interrupted after " if self.interrupted else ""
+        made = f"{after}{counted(self.iterations, 'iteration')} in {self.seconds:.1f} s"
+        first = as_sum(self.account, 0) + and_more(self.account, 1)
+        return f"Result(loss {self.loss!r}, {made}, {counted(images, 'image')} of {shape};\n       {first})"
+
+    def _repr_html_(self) -> str:
+        picture = self._repr_png_()
+        table = as_html(self.account)
+        return table if picture is None else f'{table}\n<img src="data:image/png;base64,{b64encode(picture).decode()}">'
+
+    def _repr_png_(self) -> bytes | None:
+        return self._png
+
+    def summary(self, image: int = 0) -> str:
+        """The table that `dmbp explain` prints of one image; `Split.summary` says what is in it."""
+        return as_table(self.account, image)
+
+    @property
+    def split(self) -> Split:
+        """The split itself, with its network: its ledgers, matrices and what `dmbp.analysis` asks it for.
+
+        Raises DmbpError where the result was read from a file, which holds no network.
+        """
+        if isinstance(self.account, Split):
+            return self.account
+        raise DmbpError(
+            "this result was read from a file, which holds its numbers and not its network, so there is no split: "
+            "result.scores, .shares, .masks and the maps are there, and with the network "
+            "dmbp.decompose(graph.linearize(result.input), result.masks, result.target, result.counting) makes one"
         )
 
     @property
     def input(self) -> Tensor:
         """x, (N, *input shape)."""
-        return self.split.lin.input
+        return self.account.input
+
+    @property
+    def target(self) -> Tensor:
+        """w of Eq. 1, (N, *output shape): y weighs the output by it."""
+        return self.account.weights
+
+    @property
+    def counting(self) -> str:
+        """Where u = P(0) is counted, "nuisance" or "both" (see `decompose`)."""
+        return self.account.counting
+
+    @property
+    def scores(self) -> Mapping[str, Tensor]:
+        """The split, {"y", "positive", "negative", "nuisance", "unmasked": (N,)}."""
+        return self.account.scores
+
+    @property
+    def shares(self) -> Mapping[str, Shares]:
+        """Where y and each of its parts come from: their mappings ∇, and what the input and each constant give."""
+        return self.account.shares
+
+    @property
+    def checks(self) -> Checks:
+        """How exactly all of it holds, from a certificate and a recurrence; computed when first asked for."""
+        return self.account.checks
 
     @property
     def positive(self) -> Tensor:
         """∇⁺ ⊙ x, shaped like x."""
-        return self.split.attribution("positive")
+        return elementwise(self.account, "positive")
 
     @property
     def negative(self) -> Tensor:
         """∇⁻ ⊙ x, shaped like x."""
-        return self.split.attribution("negative")
+        return elementwise(self.account, "negative")
 
     @property
     def attribution(self) -> Tensor:
@@ -69,8 +143,8 @@ class Result:
         To draw or rank pixels, sum over the channels, and never take the absolute value first.
         """
         if self.loss == "none":  # nothing was set aside as nuisance: what no mask touches belongs to the map
-            return self.split.lin.ledger(self.split.target).input
-        return attribution(self.split)
+            return elementwise(self.account, "y")
+        return attribution(self.account)
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""
@@ -79,33 +153,53 @@ class Result:
         return draw_explanation(self, image, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that was computed, as NumPy arrays: x, maps, mappings, scores, ledgers' totals, masks, options."""
-        split = self.split
-        found: dict[str, Any] = {"input": self.input, "attribution": self.attribution, "y": split.y}
-        for part in PARTS:
-            ledger = split.ledger(part)
-            found |= {part: getattr(split, part), f"{part}_attribution": ledger.input}
-            found |= {f"{part}_mapping": ledger.weight, f"{part}_input_share": ledger.input_share}
-            found[f"{part}_ledger"] = torch.stack([split.y, *(term.total for term in ledger.terms)])[1:]
+        """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options."""
+        found: dict[str, Any] = {name: getattr(self.checks, name) for name in ERRORS}
+        found |= {"input": self.input, "target": self.target, "attribution": self.attribution}
+        for line in LINES:
+            shares = self.shares[line]
+            found |= {line: self.scores[line], f"{line}_attribution": elementwise(self.account, line)}
+            found |= {f"{line}_mapping": shares.mapping, f"{line}_input_share": shares.input_share}
+            found[f"{line}_ledger"] = shares.terms
         found |= {f"history_{part}": values for part, values in self.history.items()}
         found |= {f"snapshot/{count}": value for count, value in self.snapshots.items()} | {"updates": self.updates}
         found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
-        arrays = {name: value.detach().cpu().numpy() for name, value in found.items()}
-        arrays |= {"target": cotangent(split.target, split.lin.output).numpy(force=True)}
-        arrays |= {"loss": np.array(self.loss), "unmasked_goes_to": np.array(split.counting)}
-        return arrays | {"ledger_terms": np.array([term.name for term in split.ledger("positive").terms])}
+        arrays = {name: value.numpy(force=True) for name, value in found.items()}
+        texts = {"ledger_terms": self.shares["y"].labels, "certificate": self.checks.certificate}
+        arrays |= {name: np.array(text, str) for name, text in texts.items()}
+        made = {"loss": self.loss, "unmasked_goes_to": self.counting, "iterations": self.iterations}
+        made |= {"interrupted": self.interrupted, "seconds": self.seconds, "options": json.dumps(self.options.record())}
+        return arrays | {name: np.array(value) for name, value in made.items()} | {"dmbp_result": np.array(FORMAT)}
 
     def save(self, path: str | Path) -> Path:
-        """Write `arrays()` to a compressed .npz file, whole or not at all, and return its path."""
-        path = Path(path)
-        path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+        """Write `arrays()` to a compressed .npz file, whole or not at all, and return its path; `dmbp.load` reads it.
+
+        Raises DmbpError where the file cannot be written.
+        """
         arrays = self.arrays()
-        with whole(path) as partial:
+        with whole(npz(path)) as partial:
             np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-        return path
+        return npz(path)
+
+    @cached_property
+    def _png(self) -> bytes | None:
+        """The figure of the first image; None where the input is no picture."""
+        try:
+            figure = self.plot()
+        except DmbpError:
+            return None
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=SCREEN)
+        return file.getvalue()
 
 
-def attribution(split: Split) -> Tensor:
+def npz(path: str | Path) -> Path:
+    """The path of a saved result: with .npz at its end, whether it was written or not."""
+    path = Path(path)
+    return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+
+
+def attribution(split: Account) -> Tensor:
     """a(x) = ∇⁺ ⊙ x + ∇⁻ ⊙ x, shaped like x (Eq. 7)."""
-    return split.attribution("positive") + split.attribution("negative")
+    return elementwise(split, "positive") + elementwise(split, "negative")

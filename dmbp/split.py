@@ -8,13 +8,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dmbp.account import LINES, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
 from linreg.target import Target, cotangent, sum_per_image
 
 UNMASKED = ("nuisance", "both")
-PARTS = ("positive", "negative", "nuisance", "unmasked")
 Triple = tuple[Tensor, Tensor, Tensor]
 
 
@@ -24,6 +24,16 @@ class Split:
 
     u = P(0) is what no mask touches. With `counting` "nuisance", y⁺ = P(σ) − u and y⁻ = P(1 − σ) − u, so that u lies in
     y~, counted once; with "both" u stays in either pass, Algorithm 1 to the letter. y~ = y − y⁺ − y⁻.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> split = dmbp.decompose(lin, {"1": torch.tensor([[0.8, 0.5]])})
+    >>> split
+    Split(y = 13.50: y⁺ = 2.800, y⁻ = 0.7000, y~ = 10.00, u = 10.00 (in y~))
+    >>> split.attribution("positive"), split.ledger("positive")["0.bias"].total
+    (tensor([[0.8000, 1.6000]]), tensor([0.4000]))
     """
 
     lin: Linearization
@@ -33,8 +43,31 @@ class Split:
     passes: tuple[Linearization, Linearization, Linearization]
 
     def __repr__(self) -> str:
-        parts = {name: getattr(self, name).tolist() for name in ("y", "positive", "negative", "nuisance", "unmasked")}
-        return f"Split({', '.join(f'{name}={values}' for name, values in parts.items())})"
+        """The sums of the first two images, a line each."""
+        images = range(min(2, len(self.y)))
+        lines = ";\n      ".join(as_sum(self, image) for image in images)
+        return f"Split({lines}{and_more(self, len(images))})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def summary(self, image: int = 0) -> str:
+        """The table of one image: y and its parts, what of each comes from the input and from bias terms; and checks.
+
+        The last lines are its certificate, and how exactly the parts add up. Raises DmbpError where there is no such
+        image.
+        """
+        return as_table(self, image)
+
+    @property
+    def input(self) -> Tensor:
+        """x, (N, *input shape)."""
+        return self.lin.input
+
+    @property
+    def weights(self) -> Tensor:
+        """w, (N, *output shape), by which y weighs the output (Eq. 1): what `target` means."""
+        return cotangent(self.target, self.lin.output)
 
     @cached_property
     def y(self) -> Tensor:
@@ -68,15 +101,35 @@ class Split:
         # The recurrence's y⁺ and y⁻ each hold u: what is set aside of them lies in y~.
         return (self.positive + self.negative + mixed + 2 * self._aside - self.y).abs()
 
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """y and its parts by name, each (N,)."""
+        return {line: getattr(self, line) for line in LINES}
+
+    @cached_property
+    def shares(self) -> dict[str, Shares]:
+        """Where y and each of its parts come from: what of the ledgers the table and the picture need.
+
+        The ledgers are made for it and let go: with gates' offsets they take as much as all hidden units.
+        """
+        return {line: _shares(ledger) for line, ledger in self._make_ledgers().items()}
+
+    @cached_property
+    def checks(self) -> Checks:
+        """How exactly all of it holds: the certificate of y, and `error`."""
+        found = self.lin.certificate(self.target)
+        words = tuple(found.summary(image) for image in range(len(self.y)))
+        return Checks(found.completeness_error, found.bound, self.error, words)
+
     def ledger(self, part: str) -> Ledger:
-        """The ledger of "positive", "negative", "nuisance" or "unmasked"; its `weight` is that part's mapping ∇."""
-        if part not in PARTS:
-            raise DmbpError(f"a split has the parts {', '.join(PARTS)}, not {part!r}")
+        """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇."""
+        _check_line(part)
         return self._ledgers[part]
 
     def attribution(self, part: str) -> Tensor:
-        """∇ ⊙ x of one part, shaped like the input (Eq. 7)."""
-        return self.ledger(part).input
+        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7)."""
+        _check_line(part)
+        return elementwise(self, part)
 
     @property
     def _aside(self) -> Tensor:
@@ -84,11 +137,25 @@ class Split:
 
     @cached_property
     def _ledgers(self) -> dict[str, Ledger]:
+        return self._make_ledgers()
+
+    def _make_ledgers(self) -> dict[str, Ledger]:
         whole = self.lin.ledger(self.target)
         plus, minus, unmasked = (part.ledger(self.target) for part in self.passes)
         if self.counting == "nuisance":
             plus, minus = plus - unmasked, minus - unmasked
-        return {"positive": plus, "negative": minus, "nuisance": whole - plus - minus, "unmasked": unmasked}
+        rest = whole - plus - minus
+        return {"y": whole, "positive": plus, "negative": minus, "nuisance": rest, "unmasked": unmasked}
+
+
+def _check_line(line: str) -> None:
+    if line not in LINES:
+        raise DmbpError(f"a split has {', '.join(LINES)}, not {line!r}")
+
+
+def _shares(ledger: Ledger) -> Shares:
+    totals = [ledger.input_share, *(term.total for term in ledger.terms)]
+    return Shares(ledger.weight, ledger.labels, totals[0], torch.stack(totals)[1:])
 
 
 def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked: str = "nuisance") -> Split:
@@ -96,6 +163,14 @@ def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked:
 
     `unmasked` says where u = P(0) goes: "nuisance" (counted once, in y~) or "both" (in y⁺ and in y⁻, Algorithm 1 to
     the letter, which leaves −u in y~). Raises DmbpError for masks that do not fit.
+
+    >>> import dmbp, linreg, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> split = dmbp.decompose(lin, {"1": torch.tensor([[0.8, 0.5]])})
+    >>> split.positive, split.negative, split.nuisance  # of 13.5: 0.8 · 3.5, 0.2 · 3.5, and the output's bias
+    (tensor([2.8000]), tensor([0.7000]), tensor([10.]))
     """
     if unmasked not in UNMASKED:
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")

@@ -1,5 +1,7 @@
 """linreg: linear regions. Opens a piecewise-linear PyTorch network and shows the affine function inside."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from linreg.approximation import Approximation
 from linreg.capture.trace import measure, trace
 from linreg.certificate import Certificate
@@ -8,6 +10,11 @@ from linreg.graph import Node, OperatorGraph
 from linreg.jacobian import Jacobian
 from linreg.ledger import Ledger, Term
 from linreg.linearization import Linearization
+
+try:
+    __version__ = version("linreg-dmbp")
+except PackageNotFoundError:  # used where it lies, without having been installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "Approximation",
@@ -19,6 +26,7 @@ __all__ = [
     "Node",
     "OperatorGraph",
     "Term",
+    "__version__",
     "measure",
     "trace",
 ]

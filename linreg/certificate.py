@@ -25,15 +25,46 @@ from linreg.ledger import Ledger
 from linreg.linearization import Linearization
 from linreg.margins import Margin, closeness, margins
 from linreg.operators.rounding import gamma, widening
-from linreg.target import Target, cotangent
+from linreg.target import Target, check_image, cotangent
+from linreg.text import html_table, numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """Completeness (Eq. 14) of each image and its proved width; each part is computed when it is asked for."""
+    """Completeness (Eq. 14) of each image and its proved width; each part is computed when it is asked for.
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> lin.certificate()
+    Certificate(y = 13.50; |y − c·x − Σ ledger| = 0;
+                summary() tells bound and gates)
+    >>> lin.certificate().doubtful  # none of the two gates may have been turned by rounding
+    tensor([0])
+    """
 
     lin: Linearization
     target: Target
+
+    def __repr__(self) -> str:
+        """The score and the error, which cost a sweep back; bound and gates, which cost more, are left to `summary`."""
+        error = numbers(self.completeness_error.tolist())
+        score = numbers(self.score.tolist())
+        return f"Certificate(y = {score}; |y − c·x − Σ ledger| = {error};\n            summary() tells bound and gates)"
+
+    def _repr_html_(self) -> str:
+        """What `summary` says of the first image."""
+        values = {
+            "y": f"{self.score[0]:.6g}",
+            "c·x + Σ ledger": f"{self.total[0]:.6g}",
+            "they differ by": f"{self.completeness_error[0]:.2e}",
+            "rounding alone, at most": f"{self.bound[0]:.1e}",
+            "Σ|terms|": f"{self.magnitude[0]:.4g}",
+        }
+        more = f"\nThis is image 0 of {len(self.score)}: summary(image) tells of the others." * (len(self.score) > 1)
+        below = closeness(self.lin.graph, self.margins, 0) + more
+        return html_table(values.items(), ("certificate", ""), right=(1,), below=below)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -84,7 +115,8 @@ class Certificate:
         return sum((margin.doubtful for margin in self.margins), torch.zeros_like(self.score, dtype=torch.long))
 
     def summary(self, image: int = 0) -> str:
-        """Two lines on one image: completeness, and the gates."""
+        """Two lines on one image: completeness, and the gates. Raises LinregError where there is no such image."""
+        check_image(image, len(self.score))
         return (
             f"y = {self.score[image]:.6g}, c·x + Σ ledger = {self.total[image]:.6g}: they differ by "
             f"{self.completeness_error[image]:.2e}, {self.relative_error[image]:.1e} of "

@@ -76,6 +76,15 @@ class OperatorGraph:
     `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
     or None if it takes any. `fused` tells which node took up a node that is no longer there. `approximation` lists the
     interpolants of smooth units, and how far they take the graph from the model on its example.
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> graph = linreg.trace(model, torch.ones(1, 2))
+    >>> graph
+    OperatorGraph((N, 2) to '2': 3 operators, 1 gate, torch.float32)
+    >>> graph["1"], graph(torch.ones(1, 2))
+    (Node('1', relu, from 0, shape (2,)), tensor([[13.5000]]))
     """
 
     nodes: tuple[Node, ...]
@@ -113,6 +122,17 @@ class OperatorGraph:
         """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
 
         Raises LinregError where x has another shape, dtype or device than the graph, or is not finite.
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> graph = linreg.trace(model, torch.ones(1, 2))
+        >>> print(graph.linearize(torch.ones(1, 2)).summary())  # of the two hidden units one is open
+        node  operator  shape   open  inputs
+        ────  ────────  ─────  ─────  ──────
+        0     linear    2             input
+        1     relu      2      50.0%  0
+        2     linear    1             1
         """
         from linreg.linearization import Linearization
 

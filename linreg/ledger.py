@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.target import sum_per_image
-from linreg.text import table
+from linreg.target import check_image, sum_per_image
+from linreg.text import counted, html_table, numbers, signed, table
 
 Row = tuple[str, str, float]
+HEADER = ("term", "kind", "share of y")
+LARGEST = 12  # rows in a notebook
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -37,6 +39,9 @@ class Term:
     values: Tensor
     at_output: bool = False
     spread: Callable[[], Tensor] | None = None
+
+    def __repr__(self) -> str:
+        return f"Term({self.name!r}, {self.kind} at {self.node!r}: {numbers(self.total.tolist())})"
 
     @property
     def total(self) -> Tensor:
@@ -74,11 +79,36 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """y = c·x + Σ_k terms_k: `weight` c and `x`, both (N, *input_shape), and one term for each constant (Eq. 13)."""
+    """y = c·x + Σ_k terms_k: `weight` c and `x`, both (N, *input_shape), and one term for each constant (Eq. 13).
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> lin.ledger()
+    Ledger(2 terms: bias;
+           total = 13.50; c · x = 3.000; constants = 10.50)
+    >>> lin.ledger()["0.bias"].channels  # of the two hidden units only the first is open
+    tensor([[0.5000, 0.0000]])
+    """
 
     weight: Tensor
     x: Tensor
     terms: tuple[Term, ...]
+
+    def __repr__(self) -> str:
+        wholes = {"total": self.total, "c · x": self.input_share, "constants": self.bias_share}
+        parts = "; ".join(f"{name} = {numbers(whole.tolist())}" for name, whole in wholes.items())
+        kinds = ", ".join(self.by_kind()) or "no constants"
+        return f"Ledger({counted(len(self.terms), 'term')}: {kinds};\n       {parts})"
+
+    def _repr_html_(self) -> str:
+        """The first image: its totals, and the largest rows."""
+        rows = self.rows(sort=True)
+        small = sum(value for *_, value in rows[LARGEST:])
+        rest = [(f"… {counted(len(rows) - LARGEST, 'other term')}", "", small)] if len(rows) > LARGEST else []
+        below = f"Image 0 of {len(self.x)}: summary(image) tells all." if len(self.x) > 1 else ""
+        return html_table(_cells([*rows[:LARGEST], *rest, *self._totals(0)]), HEADER, right=(2,), below=below)
 
     @property
     def input(self) -> Tensor:
@@ -150,19 +180,16 @@ class Ledger:
     def rows(self, image: int = 0, sort: bool = False) -> list[Row]:
         """(term, kind, share of y) of one image, from the input through every constant in the order of the graph.
 
-        With `sort`, by falling absolute share.
+        With `sort`, by falling absolute share. Raises LinregError where the batch has no such image.
         """
+        check_image(image, len(self.x))
         shares = [(label, t.kind, t.total[image].item()) for label, t in zip(self.labels, self.terms, strict=True)]
         rows = [("c · x", "input", self.input_share[image].item()), *shares]
         return sorted(rows, key=lambda row: -abs(row[2])) if sort else rows
 
     def summary(self, image: int = 0, sort: bool = False) -> str:
         """The ledger of one image as a table, with the totals of each kind, of the output's bias, and of all."""
-        totals = {f"all of {kind}": share for kind, share in self.by_kind().items()}
-        totals |= {"after the last gate": self.output_share, "total": self.total}
-        rows = [*self.rows(image, sort), *((name, "", share[image].item()) for name, share in totals.items())]
-        cells = [(name, kind, f"{share:+.6g}") for name, kind, share in rows]
-        return table(cells, ("term", "kind", "share of y"), (2,))
+        return table(_cells([*self.rows(image, sort), *self._totals(image)]), HEADER, right=(2,))
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Arrays, for `numpy.savez` too: names, nodes and kinds of the K terms, `share` (N, K), and what is not a term.
@@ -175,21 +202,35 @@ class Ledger:
         texts = {"term": self.labels, "node": [t.node for t in self.terms], "kind": [t.kind for t in self.terms]}
         return arrays | {"share": share.numpy(force=True)} | {name: np.array(t, str) for name, t in texts.items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Lists, numbers and names only, ready for `json.dumps`: for each image the totals, by kind and by term."""
+    def to_dict(self, image: int = 0) -> dict[str, Any]:
+        """One image's ledger in lists, numbers and names, ready for `json.dumps`: its totals, by kind and by term.
+
+        The first term is c · x, as in `rows`, so that the shares of `terms` sum to `total`. Raises LinregError where
+        the batch has no such image.
+        """
         wholes = ("input_share", "bias_share", "output_share", "total")
+        nodes = [("input", False), *((term.node, term.at_output) for term in self.terms)]
         terms = [
-            {"term": label, "node": t.node, "kind": t.kind, "at_output": t.at_output, "share": t.total.tolist()}
-            for label, t in zip(self.labels, self.terms, strict=True)
+            {"term": label, "node": node, "kind": kind, "at_output": at_output, "share": value}
+            for (label, kind, value), (node, at_output) in zip(self.rows(image), nodes, strict=True)
         ]
-        kinds = {kind: share.tolist() for kind, share in self.by_kind().items()}
-        return {name: getattr(self, name).tolist() for name in wholes} | {"by_kind": kinds, "terms": terms}
+        kinds = {kind: total[image].item() for kind, total in self.by_kind().items()}
+        return {name: getattr(self, name)[image].item() for name in wholes} | {"by_kind": kinds, "terms": terms}
+
+    def _totals(self, image: int) -> list[Row]:
+        totals = {f"all of {kind}": total for kind, total in self.by_kind().items()}
+        totals |= {"after the last gate": self.output_share, "total": self.total}
+        return [(name, "", total[image].item()) for name, total in totals.items()]
 
     def _grouped(self, keys: Iterable[Key]) -> dict[Key, Tensor]:
         groups: dict[Key, Tensor] = {}
         for key, term in zip(keys, self.terms, strict=True):
             groups[key] = groups[key] + term.total if key in groups else term.total
         return groups
+
+
+def _cells(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
+    return [(name, kind, signed(value)) for name, kind, value in rows]
 
 
 def _difference(a: Term, b: Term) -> Term:

@@ -17,7 +17,7 @@ from linreg.graph import Node, OperatorGraph
 from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
 from linreg.target import Target, cotangent, sum_per_image
-from linreg.text import table
+from linreg.text import counted, table
 
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
     from linreg.certificate import Certificate
@@ -32,6 +32,13 @@ class Linearization:
 
     `frozen` maps a node to its operator (Ŵ_l is a convolution followed by the diagonal of its gate), `output` is what
     they give at `input`, (N, *output shape).
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+    >>> lin.output, lin.weight(), lin.ledger().bias_share  # 13.5 = (1, 2)·(1, 1) + 10.5
+    (tensor([[13.5000]]), tensor([[1., 2.]]), tensor([10.5000]))
     """
 
     graph: OperatorGraph
@@ -40,7 +47,7 @@ class Linearization:
     output: Tensor
 
     def __repr__(self) -> str:
-        return f"Linearization of {self.graph!r} at {self.input.shape[0]} input(s)"
+        return f"Linearization of {self.graph!r} at {counted(len(self.input), 'input')}"
 
     def replace(self, frozen: Mapping[str, Affine]) -> Linearization:
         """The same region with some operators exchanged (by masked ones, say), and the output that they give."""
@@ -106,6 +113,14 @@ class Linearization:
         `format` is "dense", for `Jacobian.dense` (a tensor of the graph's dtype, on its device), or "csr", for
         `Jacobian.csr` (scipy). Raises LinregError as `jacobian` does, and before any work where the matrix would take
         more than `limit` bytes.
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> lin.matrix("1")  # of two hidden units the second is closed
+        tensor([[1., 2.],
+                [0., 0.]])
         """
         from linreg.jacobian import choose
 
@@ -121,12 +136,35 @@ class Linearization:
         return sum_per_image(self.output * cotangent(target, self.output))
 
     def weight(self, target: Target = None) -> Tensor:
-        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5)."""
+        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5).
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> lin.weight()
+        tensor([[1., 2.]])
+        """
         return self.adjoint(cotangent(target, self.output))
 
     @torch.no_grad()
     def ledger(self, target: Target = None) -> Ledger:
-        """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19)."""
+        """Every constant's share of y, g_k ⊙ β_k, and c ⊙ x (Eqs. 13, 14, 18, 19).
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> print(lin.ledger().summary())
+        term                 kind   share of y
+        ───────────────────  ─────  ──────────
+        c · x                input          +3
+        0.bias               bias         +0.5
+        2.bias               bias          +10
+        all of bias                      +10.5
+        after the last gate                +10
+        total                            +13.5
+        """
         seed, last, terms = cotangent(target, self.output), self.graph.after_gates(), list[Term]()
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
@@ -141,7 +179,16 @@ class Linearization:
         return Ledger(weight, self.input, tuple(reversed(terms)))
 
     def certificate(self, target: Target = None) -> Certificate:
-        """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound."""
+        """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound.
+
+        >>> import torch, linreg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+        >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
+        >>> certificate = lin.certificate()
+        >>> certificate.score, certificate.total, certificate.completeness_error <= certificate.bound
+        (tensor([13.5000]), tensor([13.5000]), tensor([True]))
+        """
         from linreg.certificate import Certificate
 
         cotangent(target, self.output)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import log10
 from typing import NamedTuple
 
 import networkx as nx
@@ -26,8 +27,8 @@ from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.linearization import Linearization
 from linreg.operators import Role
-from linreg.target import Target, cotangent, sum_per_image
-from linreg.text import table
+from linreg.target import Target, check_image, cotangent, sum_per_image
+from linreg.text import numbers, signed, table
 
 Grade = str | Sequence[str]
 
@@ -47,6 +48,11 @@ class PathSpectrum:
     bias: Tensor
     counts: tuple[int, ...]
     constant_counts: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        degrees = f"degrees {self.degrees[0]} to {self.degrees[-1]}" if self.degrees else "no degree"
+        paths = f"{_count(sum(self.counts))} paths from the input, {_count(sum(self.constant_counts))} from constants"
+        return f"PathSpectrum({self.grade!r}, {degrees}; {paths};\n             y = {numbers(self.total.tolist())})"
 
     @property
     def value(self) -> Tensor:
@@ -72,7 +78,11 @@ class PathSpectrum:
         return replace(self, weight=weight, input=inputs, bias=bias)
 
     def rows(self, image: int = 0) -> list[tuple[int, int, int, float, float, float]]:
-        """(degree, paths from the input, from constants, their shares of y, y_d) of one image."""
+        """(degree, paths from the input, from constants, their shares of y, y_d) of one image.
+
+        Raises LinregError where the batch has no such image.
+        """
+        check_image(image, self.input.shape[1])
         shares = zip(self.input[:, image].tolist(), self.bias[:, image].tolist(), strict=True)
         counted = zip(self.degrees, self.counts, self.constant_counts, shares, strict=True)
         return [(d, paths, starts, x, b, x + b) for d, paths, starts, (x, b) in counted]
@@ -80,13 +90,18 @@ class PathSpectrum:
     def summary(self, image: int = 0) -> str:
         """The spectrum of one image as a table, with its total."""
         rows = [
-            (str(d), f"{paths:,}", f"{starts:,}", *(f"{share:+.6g}" for share in shares))
+            (str(d), f"{paths:,}", f"{starts:,}", *map(signed, shares))
             for d, paths, starts, *shares in self.rows(image)
         ]
-        sums = (f"{v[:, image].sum().item():+.6g}" for v in (self.input, self.bias, self.value))
+        sums = (signed(v[:, image].sum().item()) for v in (self.input, self.bias, self.value))
         rows.append(("total", f"{sum(self.counts):,}", f"{sum(self.constant_counts):,}", *sums))
         header = (self.grade, "paths", "from constants", "input share", "bias share", "value")
         return table(rows, header, range(6))
+
+
+def _count(paths: int) -> str:
+    """A number of paths, which may exceed every float: all of its digits, or how many there are."""
+    return f"{paths:,}" if paths < 10**9 else f"10^{log10(paths):.1f}"
 
 
 class Bundle(NamedTuple):

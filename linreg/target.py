@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 import torch
 from torch import Tensor
@@ -15,6 +16,16 @@ Target = int | Sequence[int] | Tensor | None
 def sum_per_image(values: Tensor) -> Tensor:
     """Σ over all but the batch: (N, …) to (N,)."""
     return values.reshape(values.shape[0], -1).sum(1)
+
+
+def check_image(image: int, images: int) -> None:
+    """Raise LinregError unless a batch of so many images has one of that number."""
+    try:
+        found = 0 <= index(image) < images
+    except TypeError:
+        found = False
+    if not found:
+        raise LinregError(f"there is no image {image!r}: the batch has {images}, counted from 0")
 
 
 def cotangent(target: Target, output: Tensor) -> Tensor:

@@ -188,18 +188,22 @@ def test_summary_has_all_totals() -> None:
 
 @every_net
 def test_to_dict_survives_json(name: str) -> None:
+    """Numbers, names and lists of one image, whose terms, the input's first, sum to its total."""
     book = ledger(name)
-    read = json.loads(json.dumps(book.to_dict()))
-    assert read == book.to_dict()
-    assert [term["term"] for term in read["terms"]] == list(book.labels)
-    for term, mine in zip(read["terms"], book.terms, strict=True):
+    told = book.to_dict(2)
+    read = json.loads(json.dumps(told))
+    assert read == told
+    first, *terms = read["terms"]
+    assert (first["term"], first["kind"], first["share"]) == ("c · x", "input", read["input_share"])
+    assert [term["term"] for term in terms] == list(book.labels)
+    for term, mine in zip(terms, book.terms, strict=True):
         assert (term["node"], term["kind"], term["at_output"]) == (mine.node, mine.kind, mine.at_output)
-    total = np.array(read["input_share"])
-    for term in read["terms"]:
-        total = total + term["share"]
-    np.testing.assert_allclose(total, book.total, rtol=1e-12, atol=1e-12)
-    kinds = sum((np.array(share) for share in read["by_kind"].values()), np.array(read["input_share"]))
-    np.testing.assert_allclose(kinds, read["total"], rtol=1e-12, atol=1e-12)
+        assert term["share"] == mine.total[2].item()
+    total = book.total[2].item()
+    assert read["total"] == total
+    assert sum(term["share"] for term in read["terms"]) == pytest.approx(total, rel=1e-12, abs=1e-12)
+    assert read["input_share"] + sum(read["by_kind"].values()) == pytest.approx(total, rel=1e-12, abs=1e-12)
+    assert read["output_share"] == pytest.approx(sum(term["share"] for term in terms if term["at_output"]), rel=1e-12)
 
 
 @every_net

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 
@@ -43,10 +44,24 @@ def slopes(loss: Loss, y: Tensor, positive: Tensor, negative: Tensor) -> tuple[T
 # ---- a function of one's own ----
 
 
+@dataclass(frozen=True)
+class RecordedLoss:
+    """A function that a file names and does not hold: the loss of a result that was saved and loaded."""
+
+    name: str
+
+    def __call__(self, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        raise DmbpError(
+            f"the loss {self.name} is known by name only, from a saved result: give the function itself"
+        )
+
+
 def loss_name(loss: str | Loss) -> str:
     """A built-in loss's name; a function's qualified one, with its module, which no built-in has."""
     if isinstance(loss, str):
         return loss
+    if isinstance(loss, RecordedLoss):
+        return loss.name
     while isinstance(loss, partial):
         loss = loss.func
     named = loss if hasattr(loss, "__qualname__") else type(loss)

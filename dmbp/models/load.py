@@ -44,6 +44,11 @@ class Model:
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, (self.preprocess.channels, *self.preprocess.size)))
+        classes = f"classes {first(list(self.labels), 3)}" if self.labels else "classes without names"
+        return f"Model({self.name!r}: {type(self.network).__name__}, pictures {shape}, {classes})"
+
     def classes(self) -> int:
         """How many classes there are: as many as labels, or as the network gives scores for a blank picture.
 
@@ -118,6 +123,14 @@ def load_model(spec: str, weights: str | Path | None = None) -> Model:
       trust it first. A network alone gets the usual preprocessing of ImageNet (224×224) and no class names.
 
     Raises `DmbpError` for anything else, with near names; for a missing extra; for weights that do not fit.
+
+    >>> from dmbp.datasets import sample_pairs
+    >>> from dmbp.models import load_model
+    >>> model = load_model("digit-pairs")
+    >>> model
+    Model('digit-pairs': DigitPairsResNet, pictures 1×64×64, classes 0, 1, 2 and 7 more)
+    >>> model.scores(sample_pairs().images[:1]).topk(2).indices  # of a picture of a 3 and a 9
+    tensor([[3, 9]])
     """
     match = check_spec(spec)
     model = _LOADERS[match.re.pattern](match, None if weights is None else Path(weights))

@@ -57,7 +57,7 @@ def _picture(ax: Axes, picture: np.ndarray) -> None:
 
 def _mappings(axes: list[Axes], result: Result, image: int) -> None:
     """∇⁺ and ∇⁻ on one scale, in units of the score per unit of x: colour around grey for RGB, else blue–white–red."""
-    parts = [result.split.ledger(part).weight[image].numpy(force=True) for part in ("positive", "negative")]
+    parts = [result.shares[part].mapping[image].numpy(force=True) for part in ("positive", "negative")]
     limit = _limit(np.stack(parts))
     for ax, part, name in zip(axes, parts, ("positive mapping ∇⁺", "negative mapping ∇⁻"), strict=True):
         if len(part) == 3:
@@ -93,7 +93,7 @@ def _history(ax: Axes, result: Result, image: int, score: str) -> None:
     for part, (name, colour) in lines.items():
         values = result.history[part][:, image].numpy(force=True)
         ax.plot(values, color=colour, lw=2, label=name, marker="o" if len(values) == 1 else None)
-    y = result.split.y[image].item()
+    y = result.scores["y"][image].item()
     ax.axhline(y, color="black", lw=1.2, ls="--", label=f"{score} = {_number(y)}")
     ax.set_xlabel("iteration")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
@@ -106,14 +106,14 @@ def _history(ax: Axes, result: Result, image: int, score: str) -> None:
 def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     """How much of y⁺, y⁻ and y~ comes from the input and how much from biases."""
     parts, names = ("positive", "negative", "nuisance"), (f"{score}⁺", f"{score}⁻", f"{score}~")
-    ledgers = [result.split.ledger(part) for part in parts]
-    inputs = [ledger.input_share[image].item() for ledger in ledgers]
-    biases = [ledger.bias_share[image].item() for ledger in ledgers]
+    shares = [result.shares[part] for part in parts]
+    inputs = [share.input_share[image].item() for share in shares]
+    biases = [share.bias_share[image].item() for share in shares]
     places = np.arange(len(parts))
     ax.bar(places - 0.19, inputs, 0.36, color=GREEN, label="from the input")
     ax.bar(places + 0.19, biases, 0.36, color=PURPLE, label="from bias terms")
     ax.axhline(0, color="black", lw=0.8)
-    totals = [getattr(result.split, part)[image].item() for part in parts]
+    totals = [result.scores[part][image].item() for part in parts]
     ax.set_xticks(places, [f"{n} = {_number(t)}" for n, t in zip(names, totals, strict=True)])
     ax.legend(ncols=2, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     despine(ax)

@@ -110,6 +110,14 @@ def explain_all(
     Raises DmbpError before any computation for an option that is none, for a file in `out` that is broken, or was made
     from another network or with other options, and with `out` for a loss whose code cannot be told from another; and
     names an image that is none, before its batch is computed.
+
+    >>> import dmbp, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
+    >>> for one in dmbp.explain_all(model, torch.tensor([[1.0, 1.0], [2.0, 3.0]]), iterations=5):
+    ...     print(f"image {one.index}: y = {one.y}, a = {one.attribution.tolist()}")
+    image 0: y = 13.5, a = [1.0, 2.0]
+    image 1: y = 18.5, a = [2.0, 6.0]
     """
     options = Options.of(options, words)
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
