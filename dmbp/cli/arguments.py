@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dmbp import __version__
 from dmbp.bench import PARTS as MEASURES
 from dmbp.learning.objective import LOSSES
 from dmbp.masks import SITES
@@ -29,6 +30,7 @@ WEIGHTS = "weights to read instead: .safetensors, .npz, .pt, .pth"
 def parser() -> argparse.ArgumentParser:
     """The parser; `command` of what it gives names the module of this package that runs."""
     whole = argparse.ArgumentParser(prog="dmbp", description="Split a network's score exactly: y = y⁺ + y⁻ + y~.")
+    whole.add_argument("--version", action="version", version=f"dmbp {__version__}")
     commands = whole.add_subparsers(required=True, dest="command", metavar="explain | inspect | bench")
     for name, about, add in (("explain", EXPLAIN, _explain), ("inspect", INSPECT, _inspect), ("bench", BENCH, _bench)):
         command = commands.add_parser(name, help=about, description=about)

@@ -13,10 +13,7 @@ from dmbp.cli.question import Question, ask, named
 from dmbp.explanation import explain
 from dmbp.files import check_writable, save_figure, slug, writable
 from dmbp.result import Result
-from linreg.text import table
-
-PARTS = {"positive": "y⁺", "negative": "y⁻", "nuisance": "y~", "unmasked": "  u, in {}: what no mask touches"}
-HOLDS_UNMASKED = {"nuisance": "y~", "both": "y⁺ and in y⁻"}
+from linreg.text import counted
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _report(question: Question, target: int, result: Result, folder: Path) -> dict[str, Any]:
     """Write figure and arrays of one target; the object that --json prints."""
-    model, split = question.model, result.split
+    model = question.model
     label = model.label(target)
     stem = _stem(question, target)
     title = f"{named(label, target)}, {model.name}"
@@ -53,11 +50,11 @@ def _report(question: Question, target: int, result: Result, folder: Path) -> di
     writable(folder)
     arrays = result.save(folder / f"{stem}.npz")
     picture = save_figure(figure, folder / f"{stem}.png")
-    certificate = split.lin.certificate(target)
-    scores = {name: getattr(split, name).item() for name in ("y", "positive", "negative", "nuisance", "unmasked")}
+    checks = result.checks
     return {
-        "model": model.name, "image": question.name, "target": target, "label": label, **scores,
-        "completeness_error": certificate.completeness_error.item(), "split_error": split.error.item(),
+        "model": model.name, "image": question.name, "target": target, "label": label,
+        **{name: score.item() for name, score in result.scores.items()},
+        "completeness_error": checks.completeness_error.item(), "split_error": checks.split_error.item(),
         "iterations": result.iterations, "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
         "figure": str(picture), "arrays": str(arrays),
     }  # fmt: skip
@@ -65,35 +62,14 @@ def _report(question: Question, target: int, result: Result, folder: Path) -> di
 
 def _text(question: Question, target: int, result: Result, report: dict[str, Any]) -> str:
     """What `dmbp explain` prints of one target."""
-    split = result.split
-    whole = split.lin.ledger(target)
-    parts = {part: name.format(HOLDS_UNMASKED[split.counting]) for part, name in PARTS.items()}
-    ledgers = {"y": whole} | {name: split.ledger(part) for part, name in parts.items()}
-    values = {"y": split.y} | {name: getattr(split, part) for part, name in parts.items()}
-    digits = 2 if max(value.abs().item() for value in values.values()) >= 1000 else 4  # the same, so that they add up
-    rows = [
-        (name, *(f"{v.item():+.{digits}f}" for v in (values[name], ledger.input_share, ledger.bias_share)))
-        for name, ledger in ledgers.items()
-    ]
-    lines = [
-        f"{named(report['label'], target)}, {report['model']} at {question.name}: "
-        f"{_iterations(result)} in {report['seconds']:.1f} s",
-        "",
-        table(rows, ("", "score", "from the input", "from bias terms"), right=(1, 2, 3)),
-        "",
-        f"certificate: {split.lin.certificate(target).summary()}",
-        f"split: y⁺ + y⁻ + y~ = y to {report['split_error']:.1e}, with y~ from its own recurrence; "
-        f"{report['split_error'] / (split.positive.abs() + split.negative.abs() + split.y.abs()).item():.1e} "
-        "of |y⁺| + |y⁻| + |y|",
-        f"figure: {report['figure']}",
-        f"arrays: {report['arrays']}",
-        "",
-    ]
-    return "\n".join(lines)
+    name = named(report["label"], target)
+    made = f"{_iterations(result)} in {report['seconds']:.1f} s"
+    files = f"figure: {report['figure']}\narrays: {report['arrays']}"
+    return f"{name}, {report['model']} at {question.name}: {made}\n\n{result.summary()}\n{files}\n"
 
 
 def _iterations(result: Result) -> str:
-    return f"{result.iterations} iteration{'s' if result.iterations != 1 else ''}"
+    return counted(result.iterations, "iteration")
 
 
 def _stem(question: Question, target: int) -> str:

@@ -24,10 +24,9 @@ def run(options: argparse.Namespace) -> None:
         label = question.model.label(target)
         if not options.json:
             print(f"\nledger of {named(label, target)}\n\n{ledger.summary()}\n\ncertificate: {certificate.summary()}")
-        terms = [{"term": term, "kind": kind, "share": share} for term, kind, share in ledger.rows()]
         summary["targets"].append(
             {
-                "target": target, "label": label, "y": certificate.score.item(), "ledger": terms,
+                "target": target, "label": label, "y": certificate.score.item(), "ledger": ledger.to_dict(),
                 "completeness_error": certificate.completeness_error.item(),
             }
         )  # fmt: skip

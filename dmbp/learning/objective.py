@@ -51,9 +51,7 @@ class RecordedLoss:
     name: str
 
     def __call__(self, y: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        raise DmbpError(
-            f"the loss {self.name} is known by name only, from a saved result: give the function itself"
-        )
+        raise DmbpError(f"the loss {self.name} is known by name only, from a saved result: give the function itself")
 
 
 def loss_name(loss: str | Loss) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dmbp.errors import DmbpError
 from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine
+from linreg.text import number
 
 if TYPE_CHECKING:
     from dmbp.result import Result
@@ -67,7 +68,7 @@ def _mappings(axes: list[Axes], result: Result, image: int) -> None:
             zero = "white"
             ax.imshow(part[0], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         _frame(ax, name)
-        ax.set_xlabel(f"{zero} 0, full colour ±{_number(limit)} per unit of x", fontsize=9)
+        ax.set_xlabel(f"{zero} 0, full colour ±{number(limit)} per unit of x", fontsize=9)
 
 
 def _attributions(axes: list[Axes], scale: Axes, result: Result, image: int) -> None:
@@ -78,7 +79,7 @@ def _attributions(axes: list[Axes], scale: Axes, result: Result, image: int) -> 
         drawn = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         _frame(ax, name)
     bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
-    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[_number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
+    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
     bar.set_label("share of the score per pixel (red for, blue against, white none)", fontsize=10)
     bar.ax.tick_params(labelsize=9)
 
@@ -94,7 +95,7 @@ def _history(ax: Axes, result: Result, image: int, score: str) -> None:
         values = result.history[part][:, image].numpy(force=True)
         ax.plot(values, color=colour, lw=2, label=name, marker="o" if len(values) == 1 else None)
     y = result.scores["y"][image].item()
-    ax.axhline(y, color="black", lw=1.2, ls="--", label=f"{score} = {_number(y)}")
+    ax.axhline(y, color="black", lw=1.2, ls="--", label=f"{score} = {number(y)}")
     ax.set_xlabel("iteration")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
     ax.legend(ncols=4, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
@@ -114,16 +115,10 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     ax.bar(places + 0.19, biases, 0.36, color=PURPLE, label="from bias terms")
     ax.axhline(0, color="black", lw=0.8)
     totals = [result.scores[part][image].item() for part in parts]
-    ax.set_xticks(places, [f"{n} = {_number(t)}" for n, t in zip(names, totals, strict=True)])
+    ax.set_xticks(places, [f"{n} = {number(t)}" for n, t in zip(names, totals, strict=True)])
     ax.legend(ncols=2, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     despine(ax)
     ax.tick_params(labelsize=9)
-
-
-def _number(value: float) -> str:
-    """Three figures, or all before the point, with a minus sign that is one."""
-    figures = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".") if value else "0"
-    return figures.replace("-", "−")
 
 
 def _limit(values: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from matplotlib.image import AxesImage
 from dmbp.analysis import BINS, TOLERANCE, Agreement, Carries, Drift, Lean, SiteMask, drifts, leans
 from dmbp.errors import DmbpError
 from linreg.plot.style import BLUE, DIVERGING, NUISANCE, OPPOSITE, PALE, PALE_BLUE, PALE_RED, PALER, RED, SAME, despine
+from linreg.text import number
 
 OUTLINE: dict[str, Any] = {"edgecolor": NUISANCE, "linewidth": 0.4}
 
@@ -170,7 +171,7 @@ def draw_carried(ax: Axes, carries: Carries, score: str = "y") -> None:
         first = _column(carries.sites, f"first_{side}")
         ax.bar(places, first, 0.4, color=full, label=f"… and met no site before (they sum to {score}{sign})")
         total = carries.scores[0 if side == "positive" else 1]
-        _level(ax, total, f"{score}{sign} = {_number(total)}", full)
+        _level(ax, total, f"{score}{sign} = {number(total)}", full)
     ax.axhline(0, color="black", lw=0.8)
     ax.set_ylabel("units of the score")
     _sites_across(ax, [carry.site for carry in carries.sites])
@@ -185,10 +186,10 @@ def draw_nuisance(ax: Axes, carries: Carries, score: str = "y") -> None:
     start = carries.remainder[2]
     total = carries.scores[2]
     sums = start + np.cumsum(made)
-    label = f"sum so far, begun with {_number(start)} that met no site"
+    label = f"sum so far, begun with {number(start)} that met no site"
     ax.plot(places, sums, "o-", color="black", lw=1.2, ms=3.5, label=label)
     ax.axhline(0, color="black", lw=0.8)
-    _level(ax, total, f"{score}~ = {_number(total)}", "black")
+    _level(ax, total, f"{score}~ = {number(total)}", "black")
     ax.set_ylabel("units of the score")
     _sites_across(ax, [carry.site for carry in carries.sites])
     _legend(ax, 2)
@@ -326,8 +327,3 @@ def _tile(ax: Axes, title: str) -> Axes:
 def _bare(ax: Axes) -> None:
     despine(ax)
     ax.tick_params(axis="x", labelsize=8.5)
-
-
-def _number(value: float) -> str:
-    """Three figures and more before the point, with a minus sign that is one."""
-    return (f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}").replace("-", "−")

@@ -11,6 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from linreg.ledger import Ledger, module
 from linreg.plot.style import BLUE, LINE, RED, TOTAL, despine
+from linreg.text import number
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def waterfall(
     ax.set_yticks(places, names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(f"running total, in units of {score} (red adds, blue subtracts)")
-    shares = f"c · x {number(found[0].share)}, constants {number(found[-1].stop - found[0].share)}"
-    ax.set_title(f"{score} = {number(found[-1].stop).removeprefix('+')}:  {shares}")
+    shares = (
+        f"c · x {number(found[0].share, signed=True)}, constants {number(found[-1].stop - found[0].share, signed=True)}"
+    )
+    ax.set_title(f"{score} = {number(found[-1].stop)}:  {shares}")
     despine(ax, "left")
     ax.tick_params(axis="y", length=0)
     return ax
@@ -99,7 +102,7 @@ def waterfall(
 def _name(step: Step) -> str:
     """What is behind a bar: how many terms of a module, how much of the other terms cancels, what no gate follows."""
     if step.label.startswith("…"):
-        return f"{step.label}, Σ|·| = {number(step.magnitude).removeprefix('+')}"
+        return f"{step.label}, Σ|·| = {number(step.magnitude)}"
     if step.terms > 1:
         return f"{step.label} ({step.terms} terms)"
     return step.label + " (after the last gate)" * step.at_output
@@ -111,15 +114,9 @@ def _numbers(ax: Axes, starts: Iterable[float], stops: Iterable[float]) -> None:
     for place, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         up = stop >= start
         ax.annotate(
-            number(stop - start), (stop, place), (5 if up else -5, 0), textcoords="offset points", fontsize=9,
+            number(stop - start, signed=True), (stop, place), (5 if up else -5, 0), textcoords="offset points", fontsize=9,
             ha="left" if up else "right", va="center", zorder=1.5, bbox={"fc": "white", "ec": "none", "pad": 0.5},
         )  # fmt: skip
         low, high = min(low, start, stop), max(high, start, stop)
     room = 0.13 * (high - low or 1)
     ax.set_xlim(low - room, high + room)
-
-
-def number(value: float) -> str:
-    """Three figures, or all before the point, with a sign; the minus is one."""
-    figures = f"{value:+,.0f}" if abs(value) >= 999.5 else f"{value:+#.3g}".rstrip(".")
-    return figures.replace("-", "−")
