@@ -113,8 +113,9 @@ def _numbers(ax: Axes, starts: Iterable[float], stops: Iterable[float]) -> None:
     low, high = 0.0, 0.0
     for place, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         up = stop >= start
+        share = number(stop - start, signed=True)
         ax.annotate(
-            number(stop - start, signed=True), (stop, place), (5 if up else -5, 0), textcoords="offset points", fontsize=9,
+            share, (stop, place), (5 if up else -5, 0), textcoords="offset points", fontsize=9,
             ha="left" if up else "right", va="center", zorder=1.5, bbox={"fc": "white", "ec": "none", "pad": 0.5},
         )  # fmt: skip
         low, high = min(low, start, stop), max(high, start, stop)
