@@ -6,6 +6,7 @@ import gc
 import io
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -372,6 +373,21 @@ def test_a_digest_is_of_all_weights_and_of_nothing_else(name: str) -> None:
         parameter = next(changed.parameters())
         parameter.view(-1)[0] += 1e-12
     assert digest(linreg.trace(changed, x)) != digest(graph)
+
+
+@pytest.mark.parametrize("name", ["gates", "wiring", "selections"])
+def test_a_digest_is_of_no_label(name: str) -> None:
+    graph = given(name)[2]
+
+    def relabelled(node: linreg.Node) -> linreg.Node:
+        constants = tuple(replace(constant, kind="constant") for constant in getattr(node.operator, "constants", ()))
+        own = {field.name for field in fields(node.operator)}  # type: ignore[arg-type]
+        new = {"kind": "unit", "constants": constants}
+        return replace(node, operator=replace(node.operator, **{key: new[key] for key in own & new.keys()}))
+
+    other = replace(graph, nodes=tuple(map(relabelled, graph.nodes)))
+    assert any(a.operator.kind != b.operator.kind for a, b in zip(graph.nodes, other.nodes, strict=True))
+    assert digest(other) == digest(graph)
 
 
 def test_digests_of_tensors_are_of_their_numbers_shape_and_dtype() -> None:

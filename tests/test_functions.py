@@ -10,6 +10,7 @@ import pytest
 import torch
 from nets import NETS, Lambda
 from torch import Tensor, nn
+from triad import check_promises
 
 import dmbp
 import linreg
@@ -18,6 +19,7 @@ from dmbp.learning.autograd import MaskedPasses
 from dmbp.learning.kernels import accumulate
 from dmbp.learning.objective import LOSSES, Loss, loss_name
 from dmbp.learning.passes import MaskedNetwork, Pair
+from dmbp.learning.precision import lowered
 from dmbp.split import UNMASKED
 from linreg.target import cotangent
 
@@ -247,6 +249,15 @@ def test_saturated_gates_have_the_gradient_of_their_offset() -> None:
         slope, (offset,) = lin.frozen[site].slope, lin.frozen[site].constants  # type: ignore[attr-defined]
         assert (grad[(slope == 0) & (offset.value == 0)] == 0).all(), site
         assert (grad[offset.value == 6] != 0).any(), site
+
+
+@pytest.mark.parametrize("name", ["chain", "mobile", "residual_outer", "wiring", "selections"])
+def test_masked_and_lowered_operators_keep_their_promises(name: str) -> None:
+    """Of what is new memory, and of what is the same for all images: as every operator on its own."""
+    lin = region(name)
+    logits = random_logits(network(lin, [node.name for node in lin.graph.nodes], TARGET))
+    check_promises(dmbp.masked(lin, {site: theta.detach().sigmoid() for site, theta in logits.items()}))
+    check_promises(lin.replace({name: lowered(affine) for name, affine in lin.frozen.items()}))
 
 
 @pytest.mark.parametrize("value", [-800.0, 800.0])

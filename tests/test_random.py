@@ -92,6 +92,7 @@ def check(network: Network) -> None:
     check_matrices(model, lin)
     TRIAD["dot-test"](model, x, lin)
     TRIAD["matrices"](model, x, lin)
+    TRIAD["promises"](model, x, lin)
     check_pairs(lin)
     check_fusion(apart.linearize(x), lin)
     check_other_batch(model, network.input(network.images + 1), graph)

@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 from dmbp.files import whole
 from linreg import OperatorGraph
+from linreg.operators import Constant, Operator
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
@@ -87,7 +88,10 @@ def _reading(path: Path) -> Iterator[Any]:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles a tensor as its numbers, and equal objects alike, whether they are one and the same or not."""
+    """Pickles a tensor as its numbers, and equal objects alike, whether they are one and the same or not.
+
+    What an operator or a constant is called for people, its `kind`, is left out.
+    """
 
     def __init__(self, stream: BytesIO) -> None:
         super().__init__(stream, protocol=5)
@@ -99,9 +103,14 @@ class _Pickler(pickle.Pickler):
         numbers: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return str(value.dtype), tuple(value.shape), hashlib.sha256(numbers).hexdigest()
 
+    def reducer_override(self, value: Any) -> Any:
+        if not (isinstance(value, Operator | Constant) and is_dataclass(value)):
+            return NotImplemented
+        return type(value), tuple(getattr(value, field.name) for field in fields(value) if field.name != "kind")
+
 
 def digest(value: OperatorGraph | Tensor) -> str:
-    """One for each function and each tensor, on any device: names, operators, weights, but not the user's source."""
+    """One for each function and each tensor, on any device: names, operators, weights; no labels, no user's source."""
     held: Any = value
     if isinstance(value, OperatorGraph):
         held = [(node.name, node.inputs, node.operator) for node in value.nodes], value.output, value.input_shape

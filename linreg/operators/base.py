@@ -119,7 +119,7 @@ class Affine(Operator):
 
     @property
     def new_value(self) -> bool:
-        """Whether z lies in memory made for it, which no input and nobody else holds; so does a sum with constants."""
+        """Whether z lies in memory made for it, which no input and nobody else holds: adding constants makes such."""
         return bool(self.constants)
 
     @property
@@ -131,7 +131,7 @@ class Affine(Operator):
     def shared(self) -> bool:
         """Whether A is the same for every image: it holds no slope, index or factor that belongs to one of them.
 
-        Functions of a graph of a fixed batch size may; there it is not asked for.
+        Where the graph fixes the number of images, a function may hold something of each: there it is not asked.
         """
         return False
 
