@@ -9,7 +9,6 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from linreg.pattern import disagreements
 from nets import NETS, Lambda, traced
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from linreg.margins import carry, margins
 from linreg.operators import Affine, Diagonal, Scale
 from linreg.operators.rounding import gamma, widening
 from linreg.operators.sparse import diagonal
+from linreg.pattern import disagreements
 
 every_net = pytest.mark.parametrize("name", NETS)
 FLOAT32, FLOAT64 = torch.float32, torch.float64

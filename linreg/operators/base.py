@@ -9,7 +9,7 @@ Indices: n image of the batch, k data input of the node. Shapes written without 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
+from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, diagonal
 
@@ -81,6 +82,10 @@ class Operator(ABC):
     def evaluate(self, *inputs: Tensor) -> Tensor:
         """z at any inputs; autograd differentiates the affine function that the operator is there."""
         return self.freeze(*(x.detach() for x in inputs))(*inputs)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """Where z, of shape `output`, looks along the dimensions of each input; None for one that only decides."""
+        raise LinregError(f"operator '{self.kind}' does not tell where its positions look")
 
     def layer(self) -> Callable[..., Tensor]:
         """What computes z in PyTorch: a new layer of torch.nn where there is one, else a function."""
