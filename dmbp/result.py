@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmbp.files import whole
 from dmbp.split import PARTS, Split
+from linreg.complete import CompleteMap
 from linreg.target import cotangent
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ class Result:
         if self.loss == "none":  # nothing was set aside as nuisance: what no mask touches belongs to the map
             return self.split.lin.ledger(self.split.target).input
         return attribution(self.split)
+
+    @property
+    def complete(self) -> CompleteMap:
+        """Every term of y⁺ + y⁻ at its place on the picture: map + rest = y⁺ + y⁻; of y with loss "none" (Eq. 14)."""
+        if self.loss == "none":
+            return self.split.lin.ledger(self.split.target).complete()
+        return self.split.complete("positive") + self.split.complete("negative")
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
+from linreg.complete import CompleteMap
 from linreg.target import Target, cotangent, sum_per_image
 
 UNMASKED = ("nuisance", "both")
@@ -77,6 +78,10 @@ class Split:
     def attribution(self, part: str) -> Tensor:
         """∇ ⊙ x of one part, shaped like the input (Eq. 7)."""
         return self.ledger(part).input
+
+    def complete(self, part: str) -> CompleteMap:
+        """Every term of one part at its place on the picture: map + rest = y⁺ (y⁻, y~, u); see `linreg.complete`."""
+        return self.ledger(part).complete()
 
     @property
     def _aside(self) -> Tensor:

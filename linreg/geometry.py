@@ -20,9 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
+from linreg.operators import Affine
 from linreg.operators.reach import TOGETHER, Follows, Placed, Reach, extended, whole
 from linreg.operators.sparse import Array
 from linreg.text import table
@@ -126,6 +128,18 @@ class Geometry:
         loss = next(axis.loss for axis in self.axes if axis.loss)
         numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(loss)]
         return f"{loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)"
+
+    def located(self, affine: Affine, grad: Tensor) -> Sequence[Tensor | None]:
+        """Each constant's share of the score by position on the picture, (N, *positions); None without a place.
+
+        `grad` is the score's gradient at the node's value, (N, *shape). What the node holds at one position (channels,
+        features) is summed up.
+        """
+        if not self.placed:
+            return [None] * len(affine.constants)
+        shares = affine.located(grad, [axis.dim for axis in self.axes if axis.dim is not None])
+        sizes = [1 if axis.dim is None else grad.shape[axis.dim] for axis in self.axes]
+        return [share.reshape(len(grad), *sizes) for share in shares]
 
     @property
     def stride(self) -> tuple[float, ...]:

@@ -223,7 +223,7 @@ class OperatorGraph:
         """
         if name != INPUT:
             self[name]
-        return self._geometries[name].require()
+        return self.geometries[name].require()
 
     def check(self, x: Tensor) -> None:
         """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
@@ -285,8 +285,9 @@ class OperatorGraph:
         return {node.name: node for node in self.nodes}
 
     @cached_property
-    def _geometries(self) -> Mapping[str, Geometry]:
-        from linreg.geometry import geometries  # which is made of graphs
+    def geometries(self) -> Mapping[str, Geometry]:
+        """Those of "input" and of all nodes; nothing is refused: what has no place says why."""
+        from linreg.geometry import geometries
 
         return geometries(self)
 

@@ -49,6 +49,16 @@ class Constant:
         grad = sum_to(grad, (grad.shape[0], *shape[1:]))
         return grad * self.value.where((grad != 0) | self.value.isfinite(), 0)
 
+    def located(self, grad: Tensor, dims: Sequence[int]) -> Tensor:
+        """g ⊙ β by position: Σ over all dimensions but the batch and `dims`, (N, *positions) in the order of `dims`."""
+        value = self.value
+        if not value.isfinite().all():
+            value = value.expand_as(grad).where((grad != 0) | value.isfinite(), 0)
+        others = [dim for dim in range(1, grad.dim()) if dim not in dims]
+        kept = (grad * value).sum(others) if others else grad * value
+        order = sorted(dims)
+        return kept.permute(0, *(1 + order.index(dim) for dim in dims))
+
 
 def sum_to(value: Tensor, shape: Shape) -> Tensor:
     """Adjoint of broadcasting `shape` to `value.shape`: sum over the dimensions that were expanded."""
@@ -119,6 +129,10 @@ class Affine(Operator):
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         """Each β with its share of the score, where `grad` is the score's gradient at z."""
         return [(constant, constant.share(grad)) for constant in self.constants]
+
+    def located(self, grad: Tensor, dims: Sequence[int]) -> list[Tensor]:
+        """Each share by position: summed over all dimensions of z but the batch and `dims`, (N, *positions)."""
+        return [constant.located(grad, dims) for constant in self.constants]
 
     def elements(self, place: int, grad: Tensor) -> Tensor:
         """g ⊙ β of the constant at `place` for each element of g = `grad`, whatever is done with the constants.
