@@ -19,6 +19,7 @@ from dmbp.errors import DmbpError
 from dmbp.files import whole
 from dmbp.learning.options import Options
 from dmbp.split import Split
+from linreg.complete import CompleteMap
 from linreg.text import counted
 
 if TYPE_CHECKING:
@@ -145,6 +146,13 @@ class Result:
         if self.loss == "none":  # nothing was set aside as nuisance: what no mask touches belongs to the map
             return elementwise(self.account, "y")
         return attribution(self.account)
+
+    @property
+    def complete(self) -> CompleteMap:
+        """Every term of y⁺ + y⁻ at its place on the picture: map + rest = y⁺ + y⁻; of y with loss "none" (Eq. 14)."""
+        if self.loss == "none":
+            return self.split.lin.ledger(self.split.target).complete()
+        return self.split.complete("positive") + self.split.complete("negative")
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""

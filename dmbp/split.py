@@ -12,6 +12,7 @@ from dmbp.account import LINES, Checks, Shares, and_more, as_html, as_sum, as_ta
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
+from linreg.complete import CompleteMap
 from linreg.target import Target, cotangent, sum_per_image
 
 UNMASKED = ("nuisance", "both")
@@ -130,6 +131,10 @@ class Split:
         """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7)."""
         _check_line(part)
         return elementwise(self, part)
+
+    def complete(self, part: str) -> CompleteMap:
+        """Every term of one part at its place on the picture: map + rest = y⁺ (y⁻, y~, u); see `linreg.complete`."""
+        return self.ledger(part).complete()
 
     @property
     def _aside(self) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what methods make of a graph: their files import this one
     import networkx as nx
     from matplotlib.axes import Axes
 
+    from linreg.geometry import Geometry
     from linreg.linearization import Linearization
     from linreg.module import Network
 
@@ -233,6 +234,17 @@ class OperatorGraph:
         """Shape of a node's value for one image; `input_shape` for "input"."""
         return self.input_shape if name == INPUT else self[name].shape
 
+    def geometry(self, name: str) -> Geometry:
+        """Where the units of a node look: the centre and stride of its positions in the input, their receptive fields.
+
+        From the graph alone; see `linreg.geometry`. A node without a place (behind a flatten, a global pool) says why.
+        Raises LinregError, with the node, where branches that meet look at different places, or an operator does not
+        tell where it looks; `linreg.geometry.geometries(graph)` gives that as a value.
+        """
+        if name != INPUT:
+            self[name]
+        return self.geometries[name].require()
+
     def check(self, x: Tensor) -> None:
         """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
         check_shape(x, self.input_shape, self.batch)
@@ -291,6 +303,13 @@ class OperatorGraph:
     @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def geometries(self) -> Mapping[str, Geometry]:
+        """Those of "input" and of all nodes; nothing is refused: what has no place says why."""
+        from linreg.geometry import geometries
+
+        return geometries(self)
 
     def _after(self, start: str) -> set[str]:
         after = {start}

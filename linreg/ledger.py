@@ -5,11 +5,11 @@ Indices: n image, k constant (one term), c channel. Terms stand in the order of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.target import check_image, sum_per_image
 from linreg.text import counted, html_table, numbers, signed, table
+
+if TYPE_CHECKING:  # a ledger knows where its terms lie, and makes a map of them
+    from linreg.complete import CompleteMap
+    from linreg.geometry import Geometry
 
 Row = tuple[str, str, float]
 HEADER = ("term", "kind", "share of y")
@@ -30,7 +34,8 @@ class Term:
     """g_k ⊙ β_k of one constant at one node: `values` (N, *shape of the constant), in units of the score.
 
     `kind` is that of the constant. `at_output` says that no gate follows, as with the output's bias: its share is the
-    same at every input. `spread` computes g ⊙ β before its sum over the positions that share β.
+    same at every input. `spread` computes g ⊙ β before its sum over the positions that share β. `places` is the share
+    of each position that has a place on the picture, (N, *positions), channels summed; None where there is no place.
     """
 
     node: str
@@ -39,6 +44,7 @@ class Term:
     values: Tensor
     at_output: bool = False
     spread: Callable[[], Tensor] | None = None
+    places: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Term({self.name!r}, {self.kind} at {self.node!r}: {numbers(self.total.tolist())})"
@@ -95,6 +101,7 @@ class Ledger:
     weight: Tensor
     x: Tensor
     terms: tuple[Term, ...]
+    geometries: Mapping[str, Geometry] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         wholes = {"total": self.total, "c · x": self.input_share, "constants": self.bias_share}
@@ -159,7 +166,16 @@ class Ledger:
     def __sub__(self, other: Ledger) -> Ledger:
         """Term by term, of two ledgers of one graph: those of y⁺ are those of P(σ) less those of u."""
         terms = tuple(_difference(a, b) for a, b in zip(self.terms, other.terms, strict=True))
-        return Ledger(self.weight - other.weight, self.x, terms)
+        return Ledger(self.weight - other.weight, self.x, terms, self.geometries)
+
+    def complete(self) -> CompleteMap:
+        """Every term at its place on the picture: a map that sums to y, but for what has no place (Eq. 14).
+
+        See `linreg.complete`. Nothing is computed but the spreading: the shares by position are part of the ledger.
+        """
+        from linreg.complete import complete_map
+
+        return complete_map(self)
 
     def by_node(self) -> dict[str, Tensor]:
         """The share of each node's constants together, (N,)."""
@@ -234,7 +250,8 @@ def _cells(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
 
 
 def _difference(a: Term, b: Term) -> Term:
-    return replace(a, values=a.values - b.values, spread=lambda: a.elements - b.elements)
+    places = None if a.places is None or b.places is None else a.places - b.places
+    return replace(a, values=a.values - b.values, spread=lambda: a.elements - b.elements, places=places)
 
 
 def module(node: str, depth: int) -> str:

@@ -166,17 +166,19 @@ class Linearization:
         total                            +13.5
         """
         seed, last, terms = cotangent(target, self.output), self.graph.after_gates(), list[Term]()
+        geometries = self.graph.geometries
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
-            for place, (constant, share) in reversed(list(enumerate(affine.shares(grad)))):
+            shares, places = affine.shares(grad), geometries[node.name].located(affine, grad)
+            for number, (constant, share) in reversed(list(enumerate(shares))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
-                late = partial(self._spread, seed, node.name, place)
-                terms.append(Term(node.name, name, constant.kind, share, at_output, late))
+                late = partial(self._spread, seed, node.name, number)
+                terms.append(Term(node.name, name, constant.kind, share, at_output, late, places[number]))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
-        return Ledger(weight, self.input, tuple(reversed(terms)))
+        return Ledger(weight, self.input, tuple(reversed(terms)), geometries)
 
     def certificate(self, target: Target = None) -> Certificate:
         """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound.

@@ -255,7 +255,7 @@ def test_saturated_gates_have_the_gradient_of_their_offset() -> None:
 def test_masked_and_lowered_operators_keep_their_promises(name: str) -> None:
     """Of what is new memory, and of what is the same for all images: as every operator on its own."""
     lin = region(name)
-    logits = random_logits(network(lin, [node.name for node in lin.graph.nodes], TARGET))
+    logits = random_logits(scores_of(lin, [node.name for node in lin.graph.nodes], TARGET))
     check_promises(dmbp.masked(lin, {site: theta.detach().sigmoid() for site, theta in logits.items()}))
     check_promises(lin.replace({name: lowered(affine) for name, affine in lin.frozen.items()}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
@@ -14,6 +15,7 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Role, Shape, sum_to
 from linreg.operators.linear import Scale
+from linreg.operators.reach import Follows, Placed, elementwise
 from linreg.operators.reasons import PRODUCT, QUOTIENT, STEP
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import positions, selection
@@ -63,6 +65,9 @@ class Sum(Affine):
             for a, shape in zip(self.coefficients, self.shapes, strict=True)
         )
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return elementwise(inputs, output)
+
     def rounding(self, *inputs: Tensor) -> Rounding:
         """One product and K − 1 additions; where an input is broadcast, its adjoint adds up the copies."""
         copies = max(prod(self.shape) // prod(shape) for shape in self.shapes)
@@ -102,6 +107,9 @@ class Total(Affine):
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         return tuple(part.sparse(image)[0] for part in self.parts)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return tuple(part.reach((x,), output)[0] for part, x in zip(self.parts, inputs, strict=True))
 
     def degrees(self) -> tuple[tuple[int, int], ...]:
         return tuple(part.degrees()[0] for part in self.parts)

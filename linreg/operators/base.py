@@ -9,7 +9,7 @@ Indices: n image of the batch, k data input of the node. Shapes written without 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
+from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, diagonal
 
@@ -48,6 +49,16 @@ class Constant:
         shape = (1,) * (grad.dim() - len(shape)) + tuple(shape)
         grad = sum_to(grad, (grad.shape[0], *shape[1:]))
         return grad * self.value.where((grad != 0) | self.value.isfinite(), 0)
+
+    def located(self, grad: Tensor, dims: Sequence[int]) -> Tensor:
+        """g ⊙ β by position: Σ over all dimensions but the batch and `dims`, (N, *positions) in the order of `dims`."""
+        value = self.value
+        if not value.isfinite().all():
+            value = value.expand_as(grad).where((grad != 0) | value.isfinite(), 0)
+        others = [dim for dim in range(1, grad.dim()) if dim not in dims]
+        kept = (grad * value).sum(others) if others else grad * value
+        order = sorted(dims)
+        return kept.permute(0, *(1 + order.index(dim) for dim in dims))
 
 
 def sum_to(value: Tensor, shape: Shape) -> Tensor:
@@ -103,6 +114,10 @@ class Operator(ABC):
         """z at any inputs; autograd differentiates the affine function that the operator is there."""
         return self.freeze(*(x.detach() for x in inputs))(*inputs)
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """Where z, of shape `output`, looks along the dimensions of each input; None for one that only decides."""
+        raise LinregError(f"operator '{self.kind}' does not tell where its positions look")
+
     def layer(self) -> Callable[..., Tensor]:
         """What computes z in PyTorch: a new layer of torch.nn where there is one, else a function."""
         return self.evaluate
@@ -154,6 +169,10 @@ class Affine(Operator):
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         """Each β with its share of the score, where `grad` is the score's gradient at z."""
         return [(constant, constant.share(grad)) for constant in self.constants]
+
+    def located(self, grad: Tensor, dims: Sequence[int]) -> list[Tensor]:
+        """Each share by position: summed over all dimensions of z but the batch and `dims`, (N, *positions)."""
+        return [constant.located(grad, dims) for constant in self.constants]
 
     def elements(self, place: int, grad: Tensor) -> Tensor:
         """g ⊙ β of the constant at `place` for each element of g = `grad`, whatever is done with the constants.

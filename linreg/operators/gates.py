@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.operators.base import Diagonal, Operator, Role, with_parameters
+from linreg.operators.base import Diagonal, Operator, Role, Shape, with_parameters
+from linreg.operators.reach import Follows, Placed, elementwise
 from linreg.operators.table import Built, Call, Data, rule
 
 Bound = Tensor | float
@@ -31,6 +32,9 @@ class Gate(Operator):
     def steepest(self) -> Bound:
         """The largest |s|; infinite where φ jumps."""
         return 1.0
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return elementwise(inputs, output)
 
     def moves(self, *errors: Tensor) -> Tensor:
         return (torch.as_tensor(self.steepest).to(errors[0]) * errors[0]).nan_to_num(nan=0.0, posinf=torch.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Role, Shape, sum_to, with_parameters
+from linreg.operators.reach import Follows, Placed, elementwise, identity
 from linreg.operators.reasons import BATCH_STATISTICS
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import contraction, of_image, positions, selection, to_numpy
@@ -58,6 +59,11 @@ class Linear(Affine):
 
     def rounding(self, *inputs: Tensor) -> Rounding:
         return Rounding(replace(self, weight=self.weight.abs()).linear, *self.degrees()[0])
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """Along the last dimension all positions come together; the others stay."""
+        (x,) = inputs
+        return ({d: (d, identity(x.shape[d])) for d in x.dims if d < len(x.shape) - 1},)
 
     def scaled(self, factor: Tensor, shift: Constant) -> Linear:
         """diag(factor) (W x + b) + shift: batch norm folded into the layer."""
@@ -132,6 +138,10 @@ class Convolution(Affine):
     def rounding(self, *inputs: Tensor) -> Rounding:
         return Rounding(replace(self, weight=self.weight.abs()).linear, *self.degrees()[0])
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        windows = self.stencil.reach(inputs[0].dims)
+        return ({d: (d, window.inverse() if self.transposed else window) for d, window in windows.items()},)
+
     @property
     def stencil(self) -> Stencil:
         """This convolution, or the one from z to x that it is the transpose of."""
@@ -179,6 +189,9 @@ class Scale(Affine):
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return (sum_to(grad * self.factor, (grad.shape[0], *self.shape)),)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return elementwise(inputs, output)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """diag(a), its rows repeated where x is broadcast."""
@@ -232,6 +245,9 @@ class SameConvolution(LinearFunction):
 
     def degrees(self) -> tuple[tuple[int, int], ...]:
         return (self.stencil.degrees(),)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return ({d: (d, window) for d, window in self.stencil.reach(inputs[0].dims).items()},)
 
     def rounding(self, *inputs: Tensor) -> Rounding:
         stencil, convolve = self.stencil, (F.conv1d, F.conv2d, F.conv3d)[len(self.stencil.positions) - 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.operators.base import Operator, Role, Shape
+from linreg.operators.reach import Follows, Placed, Reach, adaptive, identity, sliding, whole
 from linreg.operators.resample import Separable
 from linreg.operators.selection import Selection
 from linreg.operators.table import Built, Call, rule
@@ -40,6 +41,18 @@ class MaxPool(Operator):
         _, index = self.pool(inputs[0])
         return Selection(index, self.shape, self.dims)
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """Whatever the window chooses, it looks at all of its inputs."""
+        (x,) = inputs
+        first = len(x.shape) - self.dims
+        pooled = {d: (d, self._side(d - first, x.shape[d], output[d])) for d in x.dims if d >= first}
+        return (pooled | {d: (d, identity(x.shape[d])) for d in x.dims if d < first},)
+
+    def _side(self, side: int, size: int, count: int) -> Reach:
+        """The windows along one of the pooled dimensions, from 0."""
+        numbers = (self.window[name][side] for name in ("kernel_size", "stride", "padding", "dilation"))
+        return sliding(size, count, *numbers)
+
     def moves(self, *errors: Tensor) -> Tensor:
         """A maximum moves no more than the largest of its arguments."""
         return self.pool(errors[0])[0]
@@ -56,18 +69,25 @@ class AdaptiveMaxPool(MaxPool):
         pool: Any = getattr(F, f"adaptive_max_pool{self.dims}d_with_indices")
         return pool(x, **self.window)
 
+    def _side(self, side: int, size: int, count: int) -> Reach:
+        return adaptive(size, count)
+
     def layer(self) -> nn.Module:
         return (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)[self.dims - 1](**self.window)
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Along one dimension of x, `size` long: output i is weights[i] Σ_j x[j], starts[i] ≤ j < ends[i]."""
+    """Along one dimension of x, `size` long: output i is weights[i] Σ_j x[j], starts[i] ≤ j < ends[i].
+
+    `reach` tells where output i lies, for which the padding counts too.
+    """
 
     size: int
     starts: np.ndarray
     ends: np.ndarray
     weights: np.ndarray
+    reach: Callable[[], Reach]
 
     def sparse(self) -> csr_array:
         counts = self.ends - self.starts
@@ -90,7 +110,8 @@ class Average(Separable):
 def _average(call: Call, kind: str, windows: dict[int, Windows], pool: Callable[[], nn.Module] | None = None) -> Built:
     x = call.one_data("self")
     factors = {d: window.sparse for d, window in windows.items()}
-    return Average(call.evaluate, (x.shape,), kind=kind, factors=factors, pool=pool), (x,)
+    reaches = {d: window.reach for d, window in windows.items()}
+    return Average(call.evaluate, (x.shape,), kind=kind, factors=factors, reaches=reaches, pool=pool), (x,)
 
 
 def _window(call: Call, dims: int, *names: str) -> dict[str, Any]:
@@ -124,7 +145,8 @@ def _avg_pool(call: Call) -> Built:
         divisor = ends - begins if call["count_include_pad"] else inside[1] - inside[0]
         if call["divisor_override"]:
             divisor = np.full(len(ends), call["divisor_override"] if d == -1 else 1)
-        windows[len(x.shape) + d] = Windows(x.shape[d], *inside, 1 / divisor)
+        reach = partial(sliding, x.shape[d], call.shape[d], kernel, stride, pad)
+        windows[len(x.shape) + d] = Windows(x.shape[d], *inside, 1 / divisor, reach)
     counting = ("ceil_mode", "count_include_pad", "divisor_override")[: 2 if dims == 1 else 3]
     kind = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1]
     return _average(call, "avg pool", windows, partial(kind, **window, **{name: call[name] for name in counting}))
@@ -136,7 +158,7 @@ def _adaptive_avg_pool(call: Call) -> Built:
     x, windows = call.one_data("self"), {}
     for d, (size, count) in enumerate(zip(x.shape, call.shape, strict=True)):
         starts, ends = np.arange(count) * size // count, -(-np.arange(1, count + 1) * size // count)
-        windows[d] = Windows(size, starts, ends, 1 / (ends - starts))
+        windows[d] = Windows(size, starts, ends, 1 / (ends - starts), partial(adaptive, size, count))
     dims = int(call.name[-2])
     kind = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dims - 1]
     return _average(call, "adaptive avg pool", windows, partial(kind, call.shape[-dims:]))
@@ -144,12 +166,11 @@ def _adaptive_avg_pool(call: Call) -> Built:
 
 def _whole(call: Call, mean: bool) -> dict[int, Windows]:
     """One window over all of each dimension that is summed over."""
-    shape = call.one_data("self").shape
-    dims = {d % (len(shape) + 1) - 1 for d in call["dim"]}
-    return {
-        d: Windows(shape[d], np.array([0]), np.array([shape[d]]), np.array([1 / shape[d] if mean else 1.0]))
-        for d in dims
-    }
+    shape, windows = call.one_data("self").shape, {}
+    for d in {d % (len(shape) + 1) - 1 for d in call["dim"]}:
+        ends = np.array([shape[d]])
+        windows[d] = Windows(shape[d], 0 * ends, ends, 1 / ends if mean else np.ones(1), partial(whole, shape[d]))
+    return windows
 
 
 @rule("mean")

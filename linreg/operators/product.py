@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.arithmetic import Total, weighted
-from linreg.operators.base import Constant, LinearFunction, Role
+from linreg.operators.base import Constant, LinearFunction, Role, Shape
 from linreg.operators.linear import Linear, Scale
+from linreg.operators.reach import Follows, Placed, identity
 from linreg.operators.reasons import PRODUCT
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import Array, contraction, of_image, positions, to_numpy
@@ -53,6 +54,12 @@ class Contraction(LinearFunction):
     def rounding(self, *inputs: Tensor) -> Rounding:
         absolute = partial(_contract, self.equation, self.weight.abs())
         return Rounding(absolute, *self.degrees()[0])
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """Along a dimension that is summed over all positions come together; the others stay, in their place in z."""
+        (x,), (own, _, result) = inputs, self.letters
+        places = {d: result.index(own[d]) for d in x.dims if own[d] in result}
+        return ({d: (e if x.shape[d] == output[e] else None, identity(x.shape[d])) for d, e in places.items()},)
 
     @property
     def equation(self) -> str:

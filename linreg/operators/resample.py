@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from math import prod
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import LinearFunction, Shape
+from linreg.operators.reach import Follows, Placed, Reach, half_pixel, identity
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, to_numpy
 from linreg.operators.table import Built, Call, Known, rule
@@ -27,14 +28,26 @@ class Separable(LinearFunction):
     """z = (A_1 ⊗ … ⊗ A_D) x, D the dimensions of x: a Kronecker product of one small matrix for each.
 
     `factors` make these when asked: A_d by the number d of the dimension, counted without the batch; the others are 1.
+    `reaches` make for the same dimensions what they tell of places.
     """
 
     factors: Mapping[int, Callable[[], csr_array]] = field(kw_only=True)
+    reaches: Mapping[int, Callable[[], Reach]] = field(kw_only=True)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         sizes = enumerate(self.shapes[0])
         factors = [self.factors[d]() if d in self.factors else eye_array(n, format="csr") for d, n in sizes]
         return (reduce(lambda left, right: kron(left, right, format="csr"), factors),)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """A sum over a whole dimension may drop it."""
+        (x,) = inputs
+        dropped = self.reaches if len(output) < len(x.shape) else ()
+        follows: dict[int, tuple[int | None, Reach]] = {}
+        for d in x.dims:
+            e = None if d in dropped else d - sum(gone < d for gone in dropped)
+            follows[d] = e, self.reaches[d]() if d in self.reaches else identity(x.shape[d])
+        return (follows,)
 
     def degrees(self) -> tuple[tuple[int, int], ...]:
         rows, columns = zip((1, 1), *(degrees_of(factor()) for factor in self.factors.values()), strict=True)
@@ -115,8 +128,9 @@ def _upsample(call: Call) -> Built:
     sides = len(x.shape) - 1
     scales = call["scale_factors"] or [call[name] for name in ("scales_d", "scales_h", "scales_w")[-sides:]]
     scales = [call["scales"]] if call["scales"] is not None else scales
-    factors = {d: partial(_row, call, x.shape[d], d, scale) for d, scale in enumerate(scales, 1)}
-    return Separable(call.evaluate, (x.shape,), kind="upsample", factors=factors), (x,)
+    rows = {d: partial(_row, call, x.shape[d], d, scale) for d, scale in enumerate(scales, 1)}
+    reaches = {d: partial(_resampled, call, d, scale, rows[d]) for d, scale in enumerate(scales, 1)}
+    return Separable(call.evaluate, (x.shape,), kind="upsample", factors=rows, reaches=reaches), (x,)
 
 
 def _row(call: Call, size: int, d: int, scale: float | None) -> csr_array:
@@ -124,6 +138,18 @@ def _row(call: Call, size: int, d: int, scale: float | None) -> csr_array:
     corners = [] if call["align_corners"] is None else [call["align_corners"]]
     row = KERNELS[call.name](units, [1, call.shape[d]], *corners, None, scale)
     return csr_array(to_numpy(row[:, 0, 0].T.contiguous()))
+
+
+def _resampled(call: Call, d: int, scale: float | None, row: Callable[[], csr_array]) -> Reach:
+    """Corner to corner, or with half pixels, as the function takes it; fewer by `nearest` lie where they are read."""
+    reads = row()
+    count, size = reads.shape
+    step = 1 / scale if scale else size / count
+    if call["align_corners"]:
+        step = (size - 1) / max(count - 1, 1)
+        return Reach(reads, np.arange(count) * step, step)
+    picks = "nearest" in call.name and step > 1
+    return Reach(reads, reads.indices.astype(float) if picks else half_pixel(count, step), step)
 
 
 @rule("grid_sampler")
@@ -140,17 +166,25 @@ def _grid_sampler(call: Call) -> Built:
 # ---- sums and differences along a dimension ----
 
 
-def _along(call: Call, kind: str, factor: Callable[[int], csr_array]) -> Built:
+Factor = Callable[[int], csr_array]
+
+
+def _along(call: Call, kind: str, factor: Factor, reach: Callable[[csr_array], Reach]) -> Built:
+    """`reach` tells of places, given what the `factor` makes for the size of x."""
     x = call.one_data("self")
     d = call["dim"] % (len(x.shape) + 1) - 1
     if d < 0:
         raise LinregError("it runs over the batch dimension: the images are not kept apart")
-    return Separable(call.evaluate, (x.shape,), kind=kind, factors={d: partial(factor, x.shape[d])}), (x,)
+    matrix = partial(factor, x.shape[d])
+    form = Separable(
+        call.evaluate, (x.shape,), kind=kind, factors={d: matrix}, reaches={d: lambda: reach(matrix())}
+    )  # fmt: skip
+    return form, (x,)
 
 
 @rule("cumsum")
 def _cumsum(call: Call) -> Built:
-    return _along(call, "cumsum", _triangle)
+    return _along(call, "cumsum", _triangle, partial(Reach, centres=None, why="a position holds all that come before"))
 
 
 def _triangle(size: int) -> csr_array:
@@ -161,7 +195,11 @@ def _triangle(size: int) -> csr_array:
 def _diff(call: Call) -> Built:
     if isinstance(call["prepend"], Known) or isinstance(call["append"], Known):
         raise LinregError("it takes differences to fixed values: concatenate these to the data first")
-    return _along(call, "diff", partial(_differences, call["n"]))
+    return _along(call, "diff", partial(_differences, call["n"]), partial(_between, call["n"]))
+
+
+def _between(order: int, differences: csr_array) -> Reach:
+    return Reach(differences, np.arange(differences.shape[0]) + order / 2)
 
 
 def _differences(order: int, size: int) -> csr_array:

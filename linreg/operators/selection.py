@@ -5,8 +5,8 @@ A tie goes to the first: the lower index, or the first of two inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Shape, sum_to
 from linreg.operators.gates import bounded
+from linreg.operators.reach import Follows, Placed, elementwise, identity, moved
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import of_image, positions, selection, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule
@@ -81,6 +82,14 @@ class Unpool(Affine):
         (matrix,) = self.selection.sparse(image)
         return (matrix.T.tocsr(),)
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """As it puts the numbers 1, 2, … of the elements of x, for the first image."""
+        (x,) = inputs
+        numbers = torch.arange(1, prod(x.shape) + 1, dtype=torch.float64).view(1, *x.shape)
+        first = replace(self.selection, index=self.selection.index[:1].cpu())
+        (source,) = first.adjoint(numbers)
+        return (moved(to_numpy(source[0]).astype(np.int64) - 1, x),)
+
     def rounding(self, *inputs: Tensor) -> Rounding:
         return Rounding(self.linear, 0, 0)
 
@@ -111,6 +120,13 @@ class Ranked(Operator):
         widest = self._rows(errors[0]).amax(-1, keepdim=True)
         count = prod(self.after) // max(1, prod(widest.shape[1:]))
         return self._back(widest.expand(*widest.shape[:-1], count))
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """Along the axes all positions come together; the others stay."""
+        (x,) = inputs
+        dropped = self.axes if len(output) < len(x.shape) else ()
+        others = (d for d in x.dims if d not in self.axes)
+        return ({d: (d - sum(axis < d for axis in dropped), identity(x.shape[d])) for d in others},)
 
     def _rows(self, x: Tensor) -> Tensor:
         """x (N, …) with the axes as one, and last."""
@@ -160,6 +176,9 @@ class Where(Affine):
             for side, shape in zip(self.sides, self.shapes, strict=True)
         )
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return elementwise(inputs, output)
+
     def rounding(self, *inputs: Tensor) -> Rounding:
         """Moves only; where an input is broadcast, its adjoint adds up the copies."""
         copies = max(prod(self.shape) // max(1, prod(shape)) for shape in self.shapes)
@@ -181,6 +200,9 @@ class Extremum(Operator):
     def freeze(self, *inputs: Tensor) -> Where:
         a, b = inputs
         return Where(a >= b if self.largest else a <= b, (True, False), self.shapes, self.shape)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return elementwise(inputs, output)
 
     def moves(self, *errors: Tensor) -> Tensor:
         """No more than the larger of the two errors."""

@@ -5,6 +5,7 @@ Indices: o output channel, c input channel of its group, p position of the outpu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from linreg.operators.reach import Reach, sliding
 from linreg.operators.sparse import Array, index_type, to_numpy
 
 
@@ -50,12 +52,19 @@ class Stencil:
 
     def degrees(self) -> tuple[int, int]:
         """The most nonzeros of a row, and of a column: products over the dimensions."""
-        inside = [(column[kept], kept) for column, kept in map(self._reach, range(len(self.positions)))]
+        inside = [(column[kept], kept) for column, kept in map(self._taps, range(len(self.positions)))]
         row = prod(int(kept.sum(1).max(initial=0)) for _, kept in inside)
         column = prod(int(np.bincount(places, minlength=1).max()) for places, _ in inside)
         return self.weight.shape[1] * row, len(self.weight) // self.groups * column
 
-    def _reach(self, d: int) -> tuple[Array, Array]:
+    def reach(self, dims: Iterable[int]) -> dict[int, Reach]:
+        """Where z looks along these dimensions of x; along that of the channels it is no window."""
+        windows = zip(self.shape[1:], self.positions, self.weight.shape[2:], self.stride, self.padding, self.dilation,
+                      strict=True)  # fmt: skip
+        sides = dict(enumerate(windows, 1))
+        return {d: sliding(*sides[d]) for d in dims if d in sides}
+
+    def _taps(self, d: int) -> tuple[Array, Array]:
         """(p, k): where in x output p finds tap k along dimension d, and whether that is inside."""
         p, k = np.arange(self.positions[d])[:, None], np.arange(self.weight.shape[2 + d])
         place = self.stride[d] * p + self.dilation[d] * k - self.padding[d]
@@ -70,7 +79,7 @@ class Stencil:
         columns = columns.reshape(-1, *[1] * dims)
         kept = np.ones((), bool)
         for d in range(dims):
-            place, inside = (a.reshape(_aligned(a.shape, d, dims)) for a in self._reach(d))
+            place, inside = (a.reshape(_aligned(a.shape, d, dims)) for a in self._taps(d))
             columns = columns + (place * prod(self.shape[2 + d :])).astype(columns.dtype)
             kept = kept & inside
         kept = np.broadcast_to(kept, columns.shape)

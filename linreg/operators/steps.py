@@ -6,7 +6,7 @@ constants, whose rule is in the table: `where(x > 0, a, b)`, `x * (x > 0)`, `a +
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Role, Shape
+from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.table import BATCH, Built, Call, Data, Known, rule_for
 
@@ -162,6 +164,16 @@ class Choice(Operator):
         """By any amount: it may jump."""
         return errors[0].new_full((len(errors[0]), *self.call.shape), inf)
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """That of what the call becomes; what only decides is not read."""
+        places, guides = self.call["indices"], [None] * len(self.guides)
+        if isinstance(places, Step):
+            return (_unpooled(places, inputs[0], output), *guides)
+        images = self.call.images or 1
+        zeros = [self.call.like.new_zeros(images, *data.shape) for data in self.inputs]
+        built, data = _built(self.call, self._values(tuple(zeros)))
+        return (*built.reach(inputs[: len(data)], output), *guides)
+
     def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What changes its sign where the choice changes."""
         values = self._values(inputs)
@@ -180,6 +192,16 @@ def _built(call: Call, values: Mapping[str, Tensor]) -> Built:
     rule = rule_for(call.target)
     assert rule is not None
     return rule(settled(call, values))
+
+
+def _unpooled(places: Step, x: Placed, output: Shape) -> Follows:
+    """Of values that go back to where a max pool found its own: each may go to any place of its window."""
+    rule, pooled = rule_for(places.call.target), places.call.data
+    if rule is None or len(pooled) != 1 or (pooled[0].shape, places.shape) != (output, x.shape):
+        raise LinregError("it puts values at places which no max pool of its own size gave")
+    pool, _ = rule(places.call)
+    (windows,) = pool.reach((Placed(output, x.dims),), x.shape)
+    return {d: (e, window.inverse()) for d, (e, window) in (windows or {}).items()}
 
 
 def choice(call: Call, images: int) -> Built:

@@ -5,7 +5,7 @@ All are linear, so each is a line of the table; adjoint and matrix come from the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Role, Shape
+from linreg.operators.reach import IN_ONE, Follows, Placed, Reach, half_pixel, identity, moved, whole
 from linreg.operators.rounding import Rounding, most
-from linreg.operators.sparse import selection, to_numpy
+from linreg.operators.sparse import Array, selection, to_numpy
 from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, rule
 
 RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy")
@@ -56,6 +57,29 @@ class Reshape(Affine):
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         return (eye_array(prod(self.before), format="csr"),)
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        (x,) = inputs
+        return ({d: self._follow(d, x.dims) for d in x.dims},)
+
+    def _follow(self, d: int, placed: frozenset[int]) -> tuple[int | None, Reach]:
+        """A dimension that begins where one of z does is that one, or is cut into it and others, or takes others in.
+
+        What it takes in, or is cut from, must hold no other positions: an image is not flattened and kept in place.
+        """
+        size, start = self.before[d], prod(self.before[:d])
+        e = next((e for e, n in enumerate(self.after) if prod(self.after[:e]) == start and (n > 1) == (size > 1)), None)
+        if e is None:
+            return None, whole(size, IN_ONE)
+        count = self.after[e]
+        if count == size:
+            return e, identity(size)
+        larger, smaller = max(size, count), min(size, count)
+        taken = {other for other in placed if d < other and prod(self.before[:other]) < start * count}
+        if larger % smaller or taken:
+            return None, whole(size, IN_ONE)
+        q, p = np.arange(count) * size // larger, np.arange(size) * count // larger
+        return e, Reach(csr_array((q[:, None] == p).astype(float)), half_pixel(count, size / count), size / count)
+
     def rounding(self, *inputs: Tensor) -> Rounding:
         return Rounding(self.linear, 0, 0)
 
@@ -72,17 +96,24 @@ class Move(LinearFunction):
     role: Role = field(kw_only=True, default=Role.OTHER)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
-        """Where each element came from, as the function itself tells: it is run on 1, 2, … in the place of values."""
+        sources = zip(self.sources(), self.shapes, strict=True)
+        return tuple(selection(source, prod(shape)) for source, shape in sources)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        return tuple(moved(source, x) for source, x in zip(self.sources(), inputs, strict=True))
+
+    def sources(self) -> tuple[Array, ...]:
+        """For each input, shaped as z, where in it each element came from, flat; −1 for what comes from elsewhere.
+
+        The function itself tells: it is run on 1, 2, … in the place of values.
+        """
         *firsts, _ = accumulate((prod(shape) for shape in self.shapes), initial=1)
         places = [
             torch.arange(first, first + prod(shape), dtype=torch.float64).view(shape).expand(self.images or 1, *shape)
             for first, shape in zip(firsts, self.shapes, strict=True)
         ]
         source = to_numpy(self.function(*places)[0]).astype(np.int64)
-        return tuple(
-            selection(_within(source - first, prod(shape)), prod(shape))
-            for first, shape in zip(firsts, self.shapes, strict=True)
-        )
+        return tuple(_within(source - first, prod(shape)) for first, shape in zip(firsts, self.shapes, strict=True))
 
     def rounding(self, *inputs: Tensor) -> Rounding:
         """Moves only; the adjoint adds up the copies of one element."""
@@ -100,12 +131,51 @@ class Concat(Move):
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         return grad.split([shape[self.dim - 1] for shape in self.shapes], self.dim)
 
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        firsts = accumulate((shape[self.dim - 1] for shape in self.shapes), initial=0)
+        return tuple(
+            {d: (d, _shifted(x.shape[d], output[d], first if d == self.dim - 1 else 0)) for d in x.dims}
+            for x, first in zip(inputs, firsts, strict=False)
+        )
+
+
+def _shifted(size: int, count: int, first: int) -> Reach:
+    """q looks at p = q − first, where x has that; elsewhere at nothing of x."""
+    p = np.arange(count) - first
+    inside = (p >= 0) & (p < size)
+    return Reach(selection(np.where(inside, p, -1), size), np.where(inside, p, np.nan))
+
 
 @dataclass(frozen=True, eq=False)
-class Border(Move):
-    """z = x with zeros around it; its adjoint only cuts. `sides`: before and after, the last dimension's first."""
+class Pad(Move):
+    """z = x with more around it, of x itself or of constants, or less. `sides`: before and after, the last dimension's
+    first, negative where x is cropped.
+    """
 
     sides: tuple[int, ...] = field(kw_only=True)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """q lies at p = q − before, in x or around it, wherever the padding is copied from."""
+        (x,), follows = inputs, dict[int, tuple[int | None, Reach]]()
+        for d in x.dims:
+            before = dict(enumerate(self.sides[::2])).get(len(output) - 1 - d, 0)
+            p = np.arange(output[d]) - before
+            follows[d] = d, Reach(selection(self._copied(d, p), x.shape[d]), p.astype(float))
+        return (follows,)
+
+    def _copied(self, d: int, p: Array) -> Array:
+        """The positions along dimension d of x that p = q − before are copied from; −1 for a constant."""
+        (source,) = self.sources()
+        place = np.where(source >= 0, np.unravel_index(np.maximum(source, 0), self.shapes[0])[d], -1)
+        return place.max(tuple(axis for axis in range(place.ndim) if axis != d))
+
+
+@dataclass(frozen=True, eq=False)
+class Border(Pad):
+    """z = x with zeros around it; its adjoint only cuts. `sides`: before and after, the last dimension's first."""
+
+    def _copied(self, d: int, p: Array) -> Array:
+        return np.where(p < self.shapes[0][d], p, -1)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         for dim, before in enumerate(self.sides[::2], start=1):
@@ -225,9 +295,9 @@ def _reorder(call: Call) -> Built:
 @rule("pad", "constant_pad_nd")
 def _pad(call: Call) -> Built:
     """Zeros, reflections or copies at the border; a constant other than 0 is a line of the ledger."""
-    if call["mode"] not in (None, "constant"):
-        return copied(call, "pad")
-    terms = ("value",) if call["value"] else ()
     sides = tuple(call["pad"])[: 2 * len(call.shape)]  # what is beyond, of the batch, is 0
-    form = partial(Border, sides=sides) if min(sides, default=0) >= 0 else Move
+    if call["mode"] not in (None, "constant"):
+        return copied(call, "pad", form=partial(Pad, sides=sides))
+    terms = ("value",) if call["value"] else ()
+    form = partial(Border if min(sides, default=0) >= 0 else Pad, sides=sides)
     return copied(call, "pad", *terms, form=form, constant="pad")
