@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.split import PARTS
+from dmbp.account import PARTS
 from linreg.complete import CompleteMap, hats
 from linreg.geometry import geometries
 from linreg.target import sum_per_image
