@@ -28,18 +28,27 @@ HEADER = ("", "score", "from the input", "from bias terms")
 class Shares:
     """Where a score comes from: its `mapping` ∇ (N, *input shape), ∇·x (N,), and the shares of all constants (K, N).
 
-    score = ∇·x + Σ_k terms_k, to rounding (Eqs. 13, 14); `labels` are the names of the K constants.
+    score = ∇·x + Σ_k terms_k, to rounding (Eqs. 13, 14); `labels` are the names of the K constants. `complete` is the
+    complete map (N, *picture), all that has a place (see `linreg.complete`); `unplaced` says which constants have none.
     """
 
     mapping: Tensor
     labels: tuple[str, ...]
     input_share: Tensor
     terms: Tensor
+    complete: Tensor
+    unplaced: tuple[str, ...]
 
     @property
     def bias_share(self) -> Tensor:
         """What all constants give, (N,)."""
         return sum(self.terms, self.input_share * 0)
+
+    @property
+    def rest(self) -> dict[str, Tensor]:
+        """What has no place on the picture, by label, each (N,): `complete` lacks it."""
+        found = dict(zip(self.labels, self.terms, strict=True))
+        return {label: found[label] for label in self.unplaced}
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ from dmbp.errors import DmbpError
 from dmbp.files import whole
 from dmbp.learning.options import Options
 from dmbp.split import Split
-from linreg.complete import CompleteMap
 from linreg.text import counted
 
 if TYPE_CHECKING:
@@ -148,11 +147,21 @@ class Result:
         return attribution(self.account)
 
     @property
-    def complete(self) -> CompleteMap:
-        """Every term of y⁺ + y⁻ at its place on the picture: map + rest = y⁺ + y⁻; of y with loss "none" (Eq. 14)."""
+    def complete(self) -> Tensor:
+        """The complete map, (N, *picture): with each term of y⁺ + y⁻ that has a place on the picture at its place.
+
+        By Eq. 14 a part is y⁺ = ∇⁺·x + Σ_k g_k·β_k, and `attribution` shows ∇⁺ ⊙ x, what comes straight from pixels.
+        The constants β_k, biases and what acts like them, have places too: β of a layer acts at each of its positions
+        q, where it gives Σ_channels (g ⊙ β)[q], and each q lies over the pixels around its centre. So
+
+            complete = Σ_channels (∇⁺ ⊙ x + ∇⁻ ⊙ x) + Σ_layers (shares of positions, spread over their pixels),
+
+        and what it sums to, with `shares[part].rest` that has no place (a bias behind the last pool), is y⁺ + y⁻. With
+        loss "none" it is that of y. `shares[part].complete` has the parts; `split.complete(part)` tells it by layer.
+        """
         if self.loss == "none":
-            return self.split.lin.ledger(self.split.target).complete()
-        return self.split.complete("positive") + self.split.complete("negative")
+            return self.shares["y"].complete
+        return self.shares["positive"].complete + self.shares["negative"].complete
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""
@@ -164,10 +173,12 @@ class Result:
         """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options."""
         found: dict[str, Any] = {name: getattr(self.checks, name) for name in ERRORS}
         found |= {"input": self.input, "target": self.target, "attribution": self.attribution}
+        found["complete"] = self.complete
         for line in LINES:
             shares = self.shares[line]
             found |= {line: self.scores[line], f"{line}_attribution": elementwise(self.account, line)}
             found |= {f"{line}_mapping": shares.mapping, f"{line}_input_share": shares.input_share}
+            found[f"{line}_complete"] = shares.complete
             found[f"{line}_ledger"] = shares.terms
         found |= {f"history_{part}": values for part, values in self.history.items()}
         found |= {f"snapshot/{count}": value for count, value in self.snapshots.items()} | {"updates": self.updates}
@@ -175,6 +186,7 @@ class Result:
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
         arrays = {name: value.numpy(force=True) for name, value in found.items()}
         texts = {"ledger_terms": self.shares["y"].labels, "certificate": self.checks.certificate}
+        texts["unplaced_terms"] = self.shares["y"].unplaced
         arrays |= {name: np.array(text, str) for name, text in texts.items()}
         made = {"loss": self.loss, "unmasked_goes_to": self.counting, "iterations": self.iterations}
         made |= {"interrupted": self.interrupted, "seconds": self.seconds, "options": json.dumps(self.options.record())}

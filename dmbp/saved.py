@@ -39,10 +39,12 @@ class Record:
     def of(cls, arrays: Arrays) -> Record:
         """From `Result.arrays`."""
         held = {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind != "U"}
-        labels = tuple(arrays["ledger_terms"].tolist())
+        labels, unplaced = (tuple(arrays[name].tolist()) for name in ("ledger_terms", "unplaced_terms"))
 
         def shares(line: str) -> Shares:
-            return Shares(held[f"{line}_mapping"], labels, held[f"{line}_input_share"], held[f"{line}_ledger"])
+            own = (held[f"{line}_{name}"] for name in ("mapping", "input_share", "ledger", "complete"))
+            mapping, input_share, terms, complete = own
+            return Shares(mapping, labels, input_share, terms, complete, unplaced)
 
         errors = {name: held[name] for name in ERRORS}
         return cls(

@@ -133,7 +133,7 @@ class Split:
         return elementwise(self, part)
 
     def complete(self, part: str) -> CompleteMap:
-        """Every term of one part at its place on the picture: map + rest = y⁺ (y⁻, y~, u); see `linreg.complete`."""
+        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`."""
         return self.ledger(part).complete()
 
     @property
@@ -160,7 +160,10 @@ def _check_line(line: str) -> None:
 
 def _shares(ledger: Ledger) -> Shares:
     totals = [ledger.input_share, *(term.total for term in ledger.terms)]
-    return Shares(ledger.weight, ledger.labels, totals[0], torch.stack(totals)[1:])
+    complete = ledger.complete()
+    return Shares(
+        ledger.weight, ledger.labels, totals[0], torch.stack(totals)[1:], complete.map, tuple(complete.unplaced)
+    )
 
 
 def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked: str = "nuisance") -> Split:

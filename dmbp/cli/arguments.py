@@ -24,6 +24,7 @@ BENCH_MODEL = (
     "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
+MAP = "write this map alone too, as a picture without a frame: a = ∇⁺ ⊙ x + ∇⁻ ⊙ x, or with the bias terms at their places"
 WEIGHTS = "weights to read instead: .safetensors, .npz, .pt, .pth"
 
 
@@ -53,6 +54,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
     command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help="default: all (Eq. 10)")
     command.add_argument("--sites", choices=tuple(SITES), default="gates", help="default: gates (Eq. 16)")
     command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help="default: nuisance")
+    command.add_argument("--map", choices=("paper", "complete"), help=MAP)
     _out(command)
 
 

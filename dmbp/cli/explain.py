@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dmbp.account import PARTS
 from dmbp.cli.question import Question, ask, named
 from dmbp.explanation import explain
 from dmbp.files import check_writable, save_figure, slug, writable
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
             question.graph, question.x, target, iterations=options.iterations, loss=options.loss,
             sites=options.sites, unmasked=options.unmasked,
         )  # fmt: skip
-        reports.append(_report(question, target, result, options.out))
+        reports.append(_report(question, target, result, options.out, options.map))
         if not options.json:
             print(_text(question, target, result, reports[-1]), flush=True)
         if result.interrupted:
@@ -40,8 +41,8 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(130)
 
 
-def _report(question: Question, target: int, result: Result, folder: Path) -> dict[str, Any]:
-    """Write figure and arrays of one target; the object that --json prints."""
+def _report(question: Question, target: int, result: Result, folder: Path, alone: str | None) -> dict[str, Any]:
+    """Write figure and arrays of one target, and the map that is wanted alone; the object that --json prints."""
     model = question.model
     label = model.label(target)
     stem = _stem(question, target)
@@ -50,21 +51,36 @@ def _report(question: Question, target: int, result: Result, folder: Path) -> di
     writable(folder)
     arrays = result.save(folder / f"{stem}.npz")
     picture = save_figure(figure, folder / f"{stem}.png")
+    maps: dict[str, str] = {}
+    if alone is not None:
+        from dmbp.plot import draw_map, pixel_map
+
+        values = result.complete if alone == "complete" else pixel_map(result.attribution)
+        maps["map"] = str(save_figure(draw_map(values[0]), folder / f"{stem}-{alone}.png"))
     checks = result.checks
     return {
         "model": model.name, "image": question.name, "target": target, "label": label,
         **{name: score.item() for name, score in result.scores.items()},
         "completeness_error": checks.completeness_error.item(), "split_error": checks.split_error.item(),
         "iterations": result.iterations, "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
-        "figure": str(picture), "arrays": str(arrays),
+        "shares": {part: _shares(result, part) for part in PARTS},
+        "figure": str(picture), "arrays": str(arrays), **maps,
     }  # fmt: skip
+
+
+def _shares(result: Result, part: str) -> dict[str, Any]:
+    """What each map shows of a part: the paper's the pixels' share, the complete one that of the placed terms too."""
+    shares = result.shares[part]
+    pixels, complete = shares.input_share.item(), shares.complete.sum().item()
+    rest = {label: share.item() for label, share in shares.rest.items()}
+    return {"pixels": pixels, "placed": complete - pixels, "rest": rest}
 
 
 def _text(question: Question, target: int, result: Result, report: dict[str, Any]) -> str:
     """What `dmbp explain` prints of one target."""
     name = named(report["label"], target)
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
-    files = f"figure: {report['figure']}\narrays: {report['arrays']}"
+    files = "\n".join(f"{name}: {report[name]}" for name in ("figure", "map", "arrays") if name in report)
     return f"{name}, {report['model']} at {question.name}: {made}\n\n{result.summary()}\n{files}\n"
 
 

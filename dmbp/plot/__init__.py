@@ -1,7 +1,7 @@
 """Pictures of explanations and of masks, in the colours of `linreg.plot.style`."""
 
-from dmbp.plot.explanation_picture import draw_explanation, pixel_map
+from dmbp.plot.explanation_picture import draw_explanation, draw_map, pixel_map
 from linreg.plot.style import BLUE, DIVERGING, RED
 from linreg.plot.style import NUISANCE as GREY
 
-__all__ = ["BLUE", "DIVERGING", "GREY", "RED", "draw_explanation", "pixel_map"]
+__all__ = ["BLUE", "DIVERGING", "GREY", "RED", "draw_explanation", "draw_map", "pixel_map"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,23 +13,26 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dmbp.errors import DmbpError
+from dmbp.files import DPI
 from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine
 from linreg.text import number
 
 if TYPE_CHECKING:
     from dmbp.result import Result
 
+PLAIN = 896  # dots of the longer side of a map alone, or about so many
 PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
 
 
 def draw_explanation(
     result: Result, image: int = 0, picture: np.ndarray | None = None, title: str = "", score: str = "y"
 ) -> Figure:
-    """One image of a result: picture, mappings ∇⁺ and ∇⁻, attributions ∇⁺⊙x, ∇⁻⊙x and their sum, y's by iteration.
+    """One image of a result: picture, mappings ∇⁺ and ∇⁻, the paper's maps and the complete ones, y's by iteration.
 
-    `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to its own range. Attributions are
-    summed over the channels, on one scale, white at exactly zero; units are those of the score. Raises DmbpError
-    where the input is no picture (C, H, W) with one or three channels.
+    The paper's maps are ∇⁺⊙x, ∇⁻⊙x and their sum, summed over the channels; the complete ones have the bias terms too,
+    each at its place. Under each map stands what it sums to. The maps of a row are on one scale, white at exactly zero;
+    units are those of the score. `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to
+    its own range. Raises DmbpError where the input is no picture (C, H, W) with one or three channels.
     """
     x = result.input[image]
     if x.dim() != 3 or x.shape[0] not in (1, 3):
@@ -37,17 +41,22 @@ def draw_explanation(
         )
     height, width = x.shape[-2:]
     row = min(max(2.85 * height / width, 1.6), 2.4)  # inches: wide pictures need less
-    figure = Figure(figsize=(13.2, 2.2 + 2 * row), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-    grid = figure.add_gridspec(3, 4, width_ratios=(1, 1, 1, 1.4), height_ratios=(row, row, 0.11))
-    above = [figure.add_subplot(grid[0, column]) for column in range(4)]
-    below = [figure.add_subplot(grid[1, column]) for column in range(4)]
+    figure = Figure(figsize=(13.2, 3.4 + 3 * row), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    grid = figure.add_gridspec(5, 4, width_ratios=(1, 1, 1, 1.4), height_ratios=(row, row, 0.11, row, 0.11))
+    above, paper, complete = ([figure.add_subplot(grid[line, k]) for k in range(3)] for line in (0, 1, 3))
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=15, wrap=True)
     _picture(above[0], _scaled(x) if picture is None else picture)
-    _mappings(above[1:3], result, image)
-    _attributions(below[:3], figure.add_subplot(grid[2, :3]), result, image)
-    _history(above[3], result, image, score)
-    _shares(below[3], result, image, score)
+    _mappings(above[1:], result, image)
+    positive, negative = (result.shares[part].complete for part in ("positive", "negative"))
+    pixels = [pixel_map(value) for value in (result.positive, result.negative, result.attribution)]
+    names = ("positive ∇⁺ ⊙ x", "negative ∇⁻ ⊙ x", "attribution a")
+    _maps(paper, figure.add_subplot(grid[2, :3]), dict(zip(names, pixels, strict=True)), "pixels", result, image, score)
+    names = ("complete, positive", "complete, negative", "complete, both")
+    maps = dict(zip(names, (positive, negative, result.complete), strict=True))
+    _maps(complete, figure.add_subplot(grid[4, :3]), maps, "pixels and bias terms", result, image, score)
+    _history(figure.add_subplot(grid[0, 3]), result, image, score)
+    _shares(figure.add_subplot(grid[1:, 3]), result, image, score)
     return figure
 
 
@@ -71,17 +80,40 @@ def _mappings(axes: list[Axes], result: Result, image: int) -> None:
         ax.set_xlabel(f"{zero} 0, full colour ±{number(limit)} per unit of x", fontsize=9)
 
 
-def _attributions(axes: list[Axes], scale: Axes, result: Result, image: int) -> None:
-    maps = {"positive ∇⁺ ⊙ x": result.positive, "negative ∇⁻ ⊙ x": result.negative, "attribution a": result.attribution}
-    pixels = [pixel_map(value)[image].numpy(force=True) for value in maps.values()]
-    limit = _limit(np.stack(pixels))
-    for ax, name, values in zip(axes, maps, pixels, strict=True):
-        drawn = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+def _maps(
+    axes: list[Axes], scale: Axes, maps: Mapping[str, Tensor], what: str, result: Result, image: int, score: str
+) -> None:
+    """Three maps (N, H, W) of y⁺, of y⁻ and of both, on one scale, with how much of these each sums to."""
+    values = [each[image].numpy(force=True) for each in maps.values()]
+    limit = _limit(np.stack(values))
+    positive, negative = (result.scores[part][image].item() for part in ("positive", "negative"))
+    totals = {f"{score}⁺": positive, f"{score}⁻": negative, f"{score}⁺ + {score}⁻": positive + negative}
+    if result.loss == "none":
+        totals = {f"{score}⁺": positive, f"{score}⁻": negative, score: result.scores["y"][image].item()}
+    for ax, name, each, (of, total) in zip(axes, maps, values, totals.items(), strict=True):
+        drawn = ax.imshow(each, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         _frame(ax, name)
+        ax.set_xlabel(f"{what}: {number(float(each.sum()))} of {of} = {number(total)}", fontsize=9)
     bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
     bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
     bar.set_label("share of the score per pixel (red for, blue against, white none)", fontsize=10)
     bar.ax.tick_params(labelsize=9)
+
+
+def draw_map(values: Tensor) -> Figure:
+    """One map (H, W) and nothing else, as many dots as it has pixels or a multiple: for pages and talks.
+
+    Red above zero, blue below, white at exactly zero; full colour at a high percentile of |values|, as in the figure.
+    """
+    height, width = values.shape
+    enlarged = max(1, round(PLAIN / max(height, width)))
+    figure = Figure(figsize=(enlarged * width / DPI, enlarged * height / DPI))
+    array = values.numpy(force=True)
+    limit = _limit(array)
+    ax = figure.add_axes((0, 0, 1, 1), frameon=False)
+    ax.imshow(array, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
+    return figure
 
 
 def pixel_map(attribution: Tensor) -> Tensor:

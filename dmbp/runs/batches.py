@@ -41,7 +41,8 @@ class Explained:
     """The explanation of one image: the split of its score, and its maps, on the CPU and shaped like the image.
 
     `target` is the class, or the weights w of the output, that y is the score of; the maps are ∇⁺ ⊙ x, ∇⁻ ⊙ x and
-    their sum (see `dmbp.Result.attribution`); `iterations` counts the updates of this image's masks.
+    their sum (`dmbp.Result.attribution`), and the complete map (`dmbp.Result.complete`); `iterations` counts the
+    updates of this image's masks.
     """
 
     index: int
@@ -54,6 +55,7 @@ class Explained:
     attribution: Tensor
     positive_attribution: Tensor
     negative_attribution: Tensor
+    complete: Tensor
     iterations: int
 
     def __repr__(self) -> str:
@@ -63,7 +65,7 @@ class Explained:
 
 
 SCORES = ("y", "positive", "negative", "nuisance", "unmasked")
-MAPS = ("attribution", "positive_attribution", "negative_attribution")
+MAPS = ("attribution", "positive_attribution", "negative_attribution", "complete")
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +248,8 @@ def batch_size_within(image: int, free: int, device: torch.device) -> int:
 
 def _split(result: Result, questions: Sequence[Question]) -> list[Explained]:
     held: dict[str, Any] = {part: getattr(result.split, part).tolist() for part in SCORES}
-    held |= dict(zip(MAPS, (m.cpu() for m in (result.attribution, result.positive, result.negative)), strict=True))
+    maps = (result.attribution, result.positive, result.negative, result.complete)
+    held |= dict(zip(MAPS, (m.cpu() for m in maps), strict=True))
     return [
         Explained(
             index=question.index, target=question.target, iterations=int(result.updates[n]),
