@@ -92,9 +92,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if "dmbp_result" not in arrays:
         raise DmbpError(f"{path} is no saved result: dmbp.load reads what Result.save wrote, numpy.load other arrays")
     if (found := int(arrays["dmbp_result"])) > FORMAT:
-        raise DmbpError(
-            f"{path} was written by a newer dmbp, in format {found}: this one reads up to {FORMAT}; update it"
-        )
+        raise DmbpError(f"{path} was written by a newer dmbp (format {found}, this one reads {FORMAT}): update it")
     return arrays
 
 
