@@ -1,6 +1,8 @@
 """The three-way split as matrices: H⁺, H⁻ and H~, explicit, as operators, and by enumeration (Eqs. 6, 8, 9).
 
 All are of one input, with a row for each element of `stop` and a column for each of `start`, as in `linreg.Jacobian`.
+H⁺ alone is such a Jacobian, `masked(lin, masks).jacobian(stop, start)`, and so is H⁻, with the masks 1 − σ. H~ is
+none: `matrices` makes it by a recurrence that never sees H, so that their sum can be checked.
 """
 
 from __future__ import annotations

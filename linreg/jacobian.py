@@ -250,7 +250,7 @@ class Jacobian:
         no step of `start` moves.
         """
         rows, columns = self.shape
-        needed = columns**2 * self.lin.input.element_size()
+        needed = columns**2 * max(self.lin.input.element_size(), 4)
         if needed > limit:
             raise LinregError(
                 f"{self._name}: its null space is read off {columns:,} × {columns:,} numbers, which take "

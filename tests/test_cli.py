@@ -322,6 +322,7 @@ def test_figure(here: Path) -> None:
     maps = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.images}
     assert list(maps) == [
         "image x", "positive mapping ∇⁺", "negative mapping ∇⁻", "positive ∇⁺ ⊙ x", "negative ∇⁻ ⊙ x", "attribution a",
+        "complete, positive", "complete, negative", "complete, both",
     ]  # fmt: skip
     for name in list(maps)[1:]:
         drawn = maps[name]

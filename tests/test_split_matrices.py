@@ -53,6 +53,23 @@ def test_operators_are_the_matrices(name: str) -> None:
         np.testing.assert_allclose(operator.rmatvec(g), part.T @ g, rtol=0, atol=1e-12)
 
 
+def test_of_a_node_by_itself_they_are_where_the_recurrence_starts() -> None:
+    lin, masks = one("chain")
+    for stop in ("input", "2"):
+        identity = np.eye(lin.jacobian(stop, stop).shape[0])
+        for part, expected in zip(matrices(lin, masks, stop, stop), (identity, identity, -identity), strict=True):
+            np.testing.assert_array_equal(part.toarray(), expected)
+
+
+def test_dtype_is_the_graphs() -> None:
+    """So that they take no more than their cost says."""
+    net, x = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)), torch.ones(1, 4)
+    lin = linreg.trace(net, x).linearize(x)
+    split = matrices(lin, {"1": torch.full((1, 3), 0.25)})
+    assert [part.dtype for part in split] == 3 * [np.float32]
+    assert all(part.data.nbytes + part.indices.nbytes <= lin.jacobian().cost("csr").bytes for part in split)
+
+
 @pytest.mark.parametrize("name", ["chain", "chain_with_biases", "conv_bn"])
 def test_sign_patterns_add_up(name: str) -> None:
     lin, masks = one(name)

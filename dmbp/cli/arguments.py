@@ -24,7 +24,7 @@ BENCH_MODEL = (
     "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
-MAP = "write this map alone too, as a picture without a frame: a = ∇⁺ ⊙ x + ∇⁻ ⊙ x, or with the bias terms at their places"
+MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
 WEIGHTS = "weights to read instead: .safetensors, .npz, .pt, .pth"
 
 
