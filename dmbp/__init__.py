@@ -8,7 +8,7 @@ from dmbp.result import Result
 from dmbp.runs.batches import Explained, explain_all
 from dmbp.saved import load
 from dmbp.split import Split, decompose, recurrence
-from linreg import __version__
+from linreg import __version__ as __version__
 
 __all__ = [
     "DmbpError",
@@ -18,7 +18,6 @@ __all__ = [
     "Options",
     "Result",
     "Split",
-    "__version__",
     "decompose",
     "explain",
     "explain_all",

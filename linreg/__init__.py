@@ -26,7 +26,6 @@ __all__ = [
     "Node",
     "OperatorGraph",
     "Term",
-    "__version__",
     "measure",
     "trace",
 ]
