@@ -19,6 +19,7 @@ from dmbp.learning.scores import MaskedScores, check_finite, check_start, start_
 from dmbp.masks import Masks
 from linreg import Linearization
 from linreg.target import Target
+from linreg.text import counted
 
 Callback = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 Steps = list[Scores]
@@ -39,6 +40,11 @@ class Learned:
     updates: Tensor
     interrupted: bool
     seconds: float
+
+    def __repr__(self) -> str:
+        after = "interrupted after " if self.interrupted else ""
+        made = f"{after}{counted(self.iterations, 'iteration')} in {self.seconds:.1f} s"
+        return f"Learned(masks of {counted(len(self.masks), 'site')}, {made}, {counted(len(self.updates), 'image')})"
 
 
 @takes_options
