@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmbp.account import LINES, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
+from dmbp.account import PARTS as PARTS  # people find the names of the parts here
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
