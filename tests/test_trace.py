@@ -340,6 +340,21 @@ def test_addmm_with_a_row_of_biases() -> None:
     torch.testing.assert_close(graph(x), bias + x @ weight, **EXACT)
 
 
+def test_a_size_that_a_constant_decides_is_a_number() -> None:
+    """The exporter leaves it open: how many edges of a graph network are no loops, say."""
+    edges = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 0]])
+
+    def spread(x: Tensor) -> Tensor:
+        source, target = edges[:, edges[0] != edges[1]]
+        weights = torch.full((source.size(0),), 0.5, dtype=x.dtype)
+        return torch.zeros_like(x).index_add(1, target, x[:, source] * weights).relu()
+
+    x = numbers(3, 4)
+    graph = linreg.trace(Lambda(spread), x)
+    torch.testing.assert_close(graph(x), F.relu(0.5 * x.roll(1, 1)), **EXACT)
+    assert graph.batch is None
+
+
 # ---- several outputs ----
 
 

@@ -55,8 +55,8 @@ class Sizes:
         """A size as a number where it is known, else as the expression that it is."""
         if not isinstance(size, torch.SymInt):
             return size
-        expression = size.node.expr.xreplace(self.learned)
-        return int(expression) if expression.is_number else expression
+        known = size.node.expr.xreplace(self.learned)
+        return int(known) if isinstance(known, int) or known.is_number else known
 
     def argument(self, size: torch.SymInt | int) -> Any:
         """A size as calls and their rules are given it: a number, BATCH, or as it came where it is neither."""
