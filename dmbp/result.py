@@ -27,7 +27,7 @@ class Result:
     "nuisance", each (iterations + 1, N): the split at the start, and after each update. `iterations` counts the
     updates, and `updates` (N,) those of each image; `seconds` is the time they took; `interrupted` tells whether Ctrl-C
     ended them early. `snapshots` holds the attribution as it was after so many updates. `options` are those it was
-    made with; `loss` is the name of theirs.
+    made with, None where nobody knows them; `loss` is the name of theirs.
     """
 
     split: Split
@@ -40,7 +40,7 @@ class Result:
     interrupted: bool
     seconds: float
     snapshots: dict[int, Tensor]
-    options: Options
+    options: Options | None = None
 
     def __repr__(self) -> str:
         return (
