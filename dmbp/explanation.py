@@ -69,9 +69,9 @@ def explain(
         lin, target, options=options, start=start, progress=progress,
         callback=watch if wanted or callback is not None else None,
     )  # fmt: skip
-    split = decompose(lin, learned.masks, target, options.unmasked)
+    split = decompose(lin, learned.masks, target, options.unmasked)  # line 13 follows from it: `Result.attribution`
     if learned.iterations in wanted:
-        kept[learned.iterations] = attribution(split)  # line 13, Eq. 7
+        kept[learned.iterations] = attribution(split)
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(

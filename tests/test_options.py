@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import json
 import pickle
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import cache, partial
 from importlib import import_module
@@ -184,25 +182,6 @@ def test_the_record_is_plain_and_holds_what_decides_the_result() -> None:
     record = Options(**OTHERS).record()
     assert json.loads(json.dumps(record)) == record == {k: v for k, v in OTHERS.items() if k != "compiled"}
     assert Options(loss=LOSSES["all"]).record()["loss"] == "dmbp.learning.objective.loss_all"
-
-
-# ---- examples of docstrings ----
-
-
-def examples(function: Any) -> Iterator[doctest.DocTest]:
-    for test in doctest.DocTestFinder(recurse=False).find(function, globs={}):
-        assert test.examples, f"{test.name} has no example"
-        yield test
-
-
-@pytest.mark.parametrize("public", [*TAKERS[::2], dmbp.masked_scores, Options])
-def test_the_examples_hold(public: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for test in examples(public):
-            assert (inspect.getdoc(public) or "").splitlines()[-1].strip() in test.docstring.splitlines()[-2]
-            runner = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF)
-            assert runner.run(test).failed == 0
 
 
 # ---- a function as loss, in a folder ----

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -107,6 +108,25 @@ def test_what_comes_later_is_named() -> None:
         for first, last in re.findall(r"(\d+)(?: to (\d+))?", listed):
             numbers[kind] |= set(range(int(first), int(last or first) + 1))
     assert {f"{kind} {n}" for kind in numbers for n in numbers[kind]} >= set(LATER)
+
+
+@pytest.mark.parametrize(("part", "said"), [("(11)", "Eq. 11"), ("(20)", "Eq. 20"), ("Appendix B.1", "B.1")])
+def test_the_number_stands_at_the_lines_that_compute_it(part: str, said: str) -> None:
+    """In a comment of a function that the index names."""
+    named = CODE.findall(row(part).split("|")[3])
+    sources = [inspect.getsource(inspect.unwrap(resolve_name(name))) for name in named]
+    assert any(said in line.partition("#")[2] for source in sources for line in source.splitlines())
+
+
+def test_each_line_of_algorithm_1_stands_at_the_code() -> None:
+    """Of those that compute something: line 12 only ends the loop."""
+    folder = FOLDER.parent / "dmbp"
+    files = [folder / "learning" / "learn.py", folder / "learning" / "descent.py", folder / "explanation.py"]
+    comments = [line.partition("#")[2] for file in files for line in file.read_text().splitlines()]
+    found = set[int]()
+    for first, joint, last in re.findall(r"[Ll]ines? (\d+)(?: (to|and) (\d+))?", " ".join(comments)):
+        found |= set(range(int(first), int(last) + 1)) if joint == "to" else {int(n) for n in (first, last) if n}
+    assert found == {*range(1, 14)} - {12}
 
 
 def row(part: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import dmbp
 import tutorials
+from dmbp.learning.autograd import MaskedPasses
 from dmbp.masks import Masked
 from linreg.operators import Convolution, Diagonal, Linear
 from linreg.operators.arithmetic import Sum
@@ -98,8 +99,14 @@ def signs_exchanged(*arguments: Any) -> Mapping[str, Tensor]:
     return {site: -theta for site, theta in INITIAL(*arguments).items()}
 
 
+def half_the_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Which RMSprop does not mind, nor therefore the masks."""
+    return tuple(grad if grad is None else grad / 2 for grad in BACKWARD(ctx, *cotangents))
+
+
 RIGHT_SUM, RIGHT_LEAKY, INITIAL = Sum.adjoint, LeakyReLU.freeze, dmbp.initial_logits
 INTERPOLATE, ADJOINT, SCALED = SMOOTH.interpolate, Convolution.adjoint, Convolution.scaled
+BACKWARD = MaskedPasses.backward
 
 MUTATIONS = {
     # the linear region
@@ -138,6 +145,9 @@ MUTATIONS = {
     # learning
     "B.1 with its signs exchanged": Mutation("05_learning", everywhere(INITIAL, signs_exchanged)),
     "the objective climbed": Mutation("05_learning", climbing),
+    "half of the gradient in the autograd Function": Mutation(
+        "05_learning", method(MaskedPasses, backward=staticmethod(half_the_gradient))
+    ),
     # curves
     "the error of an interpolant understated": Mutation(
         "08_beyond_relu",

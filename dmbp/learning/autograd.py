@@ -21,7 +21,8 @@ class MaskedPasses(torch.autograd.Function):
 
     @staticmethod
     def forward(network: MaskedNetwork, *logits: Tensor) -> tuple[Tensor, ...]:
-        (plus, minus), kept = network.forward(dict(zip(network.sites, logits, strict=True)))
+        theta = [logit.detach() for logit in logits]
+        (plus, minus), kept = network.forward(dict(zip(network.sites, theta, strict=True)))
         return plus, minus, *(kept[site] for site in network.sites)
 
     @staticmethod

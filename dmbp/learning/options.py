@@ -29,8 +29,8 @@ class Options:
     - `loss`: what the masks minimise: "all" (Eq. 10); its ablations "+-" and "+" (Table 1); "none", which learns
       nothing and gives masks of ones (Eq. 5); or a function of your own, f(y, y⁺, y⁻) → (N,), the loss of each image,
       from three tensors (N,). f must be differentiable by autograd in y⁺ and y⁻, finite, and treat each image by
-      itself; it is called once an iteration. It runs through `masked_scores`, in 1.1 to 1.4 times the time of "all"
-      and with one number more for each masked unit.
+      itself; it is called once an iteration. It runs through `masked_scores`, which takes some 1.1 times the time of a
+      built-in loss, and about one number more for each masked unit.
     - `sites`: where the masks sit: "gates", "blocks", or names of nodes (see `find_sites`).
     - `unmasked`: where what no mask touches is counted: "nuisance" (once, in y~) or "both" (see `decompose`).
     - `lr`: RMSprop's learning rate, the same at all sites: an update moves a logit by lr times its gradient over the

@@ -120,8 +120,8 @@ def masked_scores(
     each masked unit are kept, and the backward adds a gradient for each. The value shares the memory of `lin`, and
     keeps no logits; from call to backward autograd refers to them, so that a change in place in between raises.
 
-    Works on any device, in float32 and float64. Raises DmbpError for sites that are none, another dtype, and infinite
-    values at a site; LinregError for a target that does not fit the output.
+    Device and dtype, float32 or float64, are those of `lin`. Raises DmbpError for sites that are none, another dtype,
+    and infinite values at a site; LinregError for a target that does not fit the output.
 
     >>> import dmbp, linreg, torch
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()

@@ -30,6 +30,9 @@ NAME = re.compile(r"[A-Za-z_][\w.]*")
 Scope = dict[str, Any]
 ROOTS: Scope = {"dmbp": dmbp, "linreg": linreg}
 PUBLIC: Scope = {name: getattr(package, name) for package in ROOTS.values() for name in package.__all__}
+for function in PUBLIC.values():
+    if "__signature__" in vars(function):  # it shows the options; Sphinx would look for their defaults in the source
+        del function.__wrapped__
 
 
 def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
