@@ -118,15 +118,18 @@ class Geometry:
         return bool(self.axes) and all(axis.placed for axis in self.axes)
 
     @property
+    def loss(self) -> Loss | None:
+        """What took its place along the first axis that has none; a refusal before others."""
+        losses = [axis.loss for axis in self.axes if axis.loss]
+        return next((loss for loss in losses if loss.refused), losses[0] if losses else None)
+
+    @property
     def why(self) -> str:
-        """Why it has no place, by the first axis without one; "" where it has."""
+        """Why it has no place, in words; "" where it has."""
         if not self.axes:
             return "the input has no axes of a picture, only features"
-        if self.placed:
-            return ""
-        loss = next(axis.loss for axis in self.axes if axis.loss)
-        numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(loss)]
-        return f"{loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)"
+        numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(self.loss)]
+        return f"{self.loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)" if numbers else ""
 
     @property
     def stride(self) -> tuple[float, ...]:
@@ -145,11 +148,10 @@ class Geometry:
 
     def require(self) -> Geometry:
         """Itself. Raises LinregError where branches disagree or an operator does not tell; not for want of a place."""
-        loss = next((axis.loss for axis in self.axes if axis.loss and axis.loss.refused), None)
-        if loss is None:
+        if self.loss is None or not self.loss.refused:
             return self
         way = "crop or pad its branches alike; linreg.geometry.geometries(graph) goes on without a place"
-        raise LinregError(f"no place on the picture for '{self.node}': {loss.node}: {loss.why}; {way}")
+        raise LinregError(f"no place on the picture for '{self.node}': {self.loss.node}: {self.loss.why}; {way}")
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.shape))

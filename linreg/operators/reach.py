@@ -92,7 +92,8 @@ def adaptive(size: int, count: int) -> Reach:
     q, p = np.arange(count)[:, None], np.arange(size)
     starts, ends = q * size // count, -(-(q + 1) * size // count)
     centres = (starts + ends - 1)[:, 0] / 2 if count <= size else half_pixel(count, size / count)
-    return Reach(csr_array(((p >= starts) & (p < ends)).astype(float)), centres, size / count)
+    stride = (centres[-1] - centres[0]) / (count - 1) if count > 1 else size
+    return Reach(csr_array(((p >= starts) & (p < ends)).astype(float)), centres, float(stride))
 
 
 def half_pixel(count: int, step: float) -> Array:
