@@ -16,7 +16,7 @@ Indices: a axis, k data input of a node, p position of an input, q of the node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,8 +55,8 @@ class Axis:
     where a unit reads nothing but padding. `stride` is the step of the centres, negative where the picture is mirrored;
     where the steps differ, their mean over the whole.
 
-    Without a place `centres` is None, and `loss` says why. Where branches agree only to within a step, the centre is
-    halfway between the outermost, and `slack` is how far they are from it at most, in pixels.
+    Without a place `centres` is None, and `loss` says why. Where branches agree only to within a step, the centres are
+    those of the branch that looks at least, and `slack` is how far the others are from them at most, in pixels.
     """
 
     number: int
@@ -97,11 +97,12 @@ class Axis:
             first[read] = np.minimum.reduceat(self.first[p], starts[read])
             last[read] = np.maximum.reduceat(self.last[p], starts[read])
         moved = replace(self, dim=dim, first=first, last=last, stride=self.stride * reach.stride)
-        if self.centres is None:
-            return moved
         positions, size = reach.reads.shape
         if reach.centres is None or (positions == 1 < size == len(p)):
-            return replace(moved, centres=None, loss=Loss(node, reach.why or TOGETHER))
+            kept = self.loss is not None and not self.loss.refused
+            return replace(moved, centres=None, loss=self.loss if kept else Loss(node, reach.why or TOGETHER))
+        if self.centres is None:
+            return moved
         return replace(moved, centres=extended(reach.centres, np.arange(size), self.centres, self.stride))
 
 
@@ -119,15 +120,18 @@ class Geometry:
         return bool(self.axes) and all(axis.placed for axis in self.axes)
 
     @property
+    def loss(self) -> Loss | None:
+        """What took its place along the first axis that has none; a refusal before others."""
+        losses = [axis.loss for axis in self.axes if axis.loss]
+        return next((loss for loss in losses if loss.refused), losses[0] if losses else None)
+
+    @property
     def why(self) -> str:
-        """Why it has no place, by the first axis without one; "" where it has."""
+        """Why it has no place, in words; "" where it has."""
         if not self.axes:
             return "the input has no axes of a picture, only features"
-        if self.placed:
-            return ""
-        loss = next(axis.loss for axis in self.axes if axis.loss)
-        numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(loss)]
-        return f"{loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)"
+        numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(self.loss)]
+        return f"{self.loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)" if numbers else ""
 
     def located(self, affine: Affine, grad: Tensor) -> Sequence[Tensor | None]:
         """Each constant's share of the score by position on the picture, (N, *positions); None without a place.
@@ -158,11 +162,10 @@ class Geometry:
 
     def require(self) -> Geometry:
         """Itself. Raises LinregError where branches disagree or an operator does not tell; not for want of a place."""
-        loss = next((axis.loss for axis in self.axes if axis.loss and axis.loss.refused), None)
-        if loss is None:
+        if self.loss is None or not self.loss.refused:
             return self
         way = "crop or pad its branches alike; linreg.geometry.geometries(graph) goes on without a place"
-        raise LinregError(f"no place on the picture for '{self.node}': {loss.node}: {loss.why}; {way}")
+        raise LinregError(f"no place on the picture for '{self.node}': {self.loss.node}: {self.loss.why}; {way}")
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -222,14 +225,15 @@ def _follow(axis: Axis, follows: Follows, node: Node) -> Axis:
     """An axis of one input as the node's own positions see it."""
     if axis.dim is None:
         return axis
-    e, reach = follows.get(axis.dim - 1, (None, whole(len(axis.first))))
+    e, reach = follows.get(axis.dim - 1) or (None, whole(len(axis.first)))
     return axis.through(node, reach, None if e is None else e + 1)
 
 
 def _join(node: Node, branches: list[tuple[str, Axis]]) -> Axis:
     """One axis from those of all branches, by the names of the inputs that they come from.
 
-    A branch without a place makes no claim, nor does one that has one position for all where others have several.
+    A branch without a place makes no claim, nor does one that has one position for all where others have several. So
+    what is pooled over the picture, and added to each position, leaves these where they are.
     """
     parts = [part for _, part in branches]
     dims = {part.dim for part in parts if part.dim is not None}
@@ -240,35 +244,39 @@ def _join(node: Node, branches: list[tuple[str, Axis]]) -> Axis:
         last=np.atleast_1d(np.maximum.reduce(np.broadcast_arrays(*(last for _, last in fields)))),
     )  # fmt: skip
     losses = [part.loss for part in parts if part.loss]
-    refused = next((loss for loss in losses if loss.refused), None)
-    claims = {name: part for name, part in branches if part.centres is not None and not np.isnan(part.centres).all()}
-    claims = {name: part for name, part in claims.items() if part.dim is not None} or claims
-    if refused or not claims:
-        return replace(joined, loss=refused or next(iter(losses), Loss(node, "it reads nothing of the input")))
-    if len({part.dim for part in claims.values()}) > 1:
-        lie = " and ".join(f"'{name}' along dimension {part.dim}" for name, part in claims.items())
-        return replace(joined, loss=Loss(node, f"its branches disagree: the axis lies in {lie}", refused=True))
-    return _agreed(node, joined, claims, next(iter(losses), None))
+    if any(loss.refused for loss in losses):
+        return replace(joined, loss=next(loss for loss in losses if loss.refused))
+    if losses and len(joined.first) == 1:  # one position tells nothing where a branch is of all
+        return replace(joined, loss=losses[0])
+    if len(dims) > 1:
+        lie = " and ".join(f"that of '{name}' in dimension {part.dim}" for name, part in branches)
+        return replace(joined, loss=Loss(node, f"its branches lie across each other, {lie}", refused=True))
+    claims = [(name, part) for name, part in branches if part.placed and part.dim == joined.dim]
+    return _agreed(node, joined, claims, losses[0] if losses else None)
 
 
-def _agreed(node: Node, joined: Axis, claims: Mapping[str, Axis], unplaced: Loss | None) -> Axis:
+def _agreed(node: Node, joined: Axis, claims: list[tuple[str, Axis]], unplaced: Loss | None) -> Axis:
     """The centres that branches agree on: to rounding, or so that no two positions change places.
 
     Positions that none of them reads (a border of zeros) go on at the stride.
     """
-    centres = np.array([part.centres for part in claims.values()])
-    low, high = np.fmin.reduce(centres), np.fmax.reduce(centres)
+    parts = [part for _, part in claims]
+    centres = np.array([part.centres for part in parts]).reshape(len(parts), len(joined.first))
+    low, high = (bound.reduce(centres, initial=np.nan) for bound in (np.fmin, np.fmax))
     known = ~np.isnan(low)
-    if unplaced and not known.all():
-        return replace(joined, loss=unplaced)
-    stride = float(np.mean([part.stride for part in claims.values()]))
+    if not known.any() or (unplaced and not known.all()):
+        return replace(joined, loss=unplaced or Loss(node, "it reads nothing of the input"))
+    least = min(part.extent for part in parts)
+    finest = [part.extent == least for part in parts]
+    stride = float(np.mean([part.stride for part in parts if part.extent == least]))
     if not _distinct(low[known], high[known], stride):
-        return replace(joined, loss=Loss(node, _disagreement(centres, list(claims)), refused=True))
-    middle = (low + high)[known] / 2
-    apart = [part.slack + np.abs(own[known] - middle) for own, part in zip(centres, claims.values(), strict=True)]
-    slack = float(np.fmax.reduce(apart, axis=None))
-    everywhere = extended(np.arange(len(low)), np.flatnonzero(known), middle, stride)
-    return replace(joined, centres=everywhere, stride=stride, slack=slack if slack > ROUNDING else 0.0, loss=None)
+        return replace(joined, loss=Loss(node, _disagreement(centres, [name for name, _ in claims]), refused=True))
+    sums = np.fmin.reduce(centres[finest]) + np.fmax.reduce(centres[finest])  # halfway, where several look at as little
+    chosen = np.where(np.isnan(sums), low + high, sums)[known] / 2
+    apart = np.fmax.reduce(np.abs(centres[:, known] - chosen), axis=1, initial=0.0)
+    slack = max(part.slack + own for part, own in zip(parts, apart, strict=True))
+    everywhere = extended(np.arange(len(low)), np.flatnonzero(known), chosen, stride)
+    return replace(joined, centres=everywhere, stride=stride, slack=float(slack) if slack > ROUNDING else 0.0)
 
 
 def _distinct(low: Array, high: Array, stride: float) -> bool:

@@ -92,7 +92,8 @@ def adaptive(size: int, count: int) -> Reach:
     q, p = np.arange(count)[:, None], np.arange(size)
     starts, ends = q * size // count, -(-(q + 1) * size // count)
     centres = (starts + ends - 1)[:, 0] / 2 if count <= size else half_pixel(count, size / count)
-    return Reach(csr_array(((p >= starts) & (p < ends)).astype(float)), centres, size / count)
+    stride = (centres[-1] - centres[0]) / (count - 1) if count > 1 else size
+    return Reach(csr_array(((p >= starts) & (p < ends)).astype(float)), centres, float(stride))
 
 
 def half_pixel(count: int, step: float) -> Array:
@@ -125,9 +126,7 @@ def _followed(place: Array, from_x: Array, before: tuple[int, ...], d: int) -> t
     size = before[d]
     low, high = np.where(from_x, place, size), np.where(from_x, place, -1)
     if low.min() >= high.max():  # it all comes from one position, or nothing does
-        kept = place.ndim == len(before) and place.shape[d] == 1
-        only = np.array([high.max()])
-        return d if kept else None, Reach(selection(only, size), np.where(only < 0, np.nan, only))
+        return _from_one(from_x, int(high.max()), before, d)
     bounds = []
     for e in range(place.ndim):
         others = tuple(axis for axis in range(place.ndim) if axis != e)
@@ -141,10 +140,21 @@ def _followed(place: Array, from_x: Array, before: tuple[int, ...], d: int) -> t
     elif _ordered(first[read]) and _ordered(last[read]):
         centres[read] = (first + last)[read] / 2
     else:
-        return None, whole(size, DISORDERED)
+        rows, columns = np.zeros(from_x.sum(), int), place[from_x]
+        return None, Reach(csr_array((np.ones(len(rows)), (rows, columns)), shape=(1, size)), None, why=DISORDERED)
     rows = np.indices(place.shape)[e][from_x]
     reads = csr_array((np.ones(len(rows)), (rows, place[from_x])), shape=(len(first), size))
-    return e, Reach(reads, centres, _step(centres[read]))
+    return e, Reach(reads, centres, _step(np.flatnonzero(read), centres[read]))
+
+
+def _from_one(from_x: Array, p: int, before: tuple[int, ...], d: int) -> tuple[int | None, Reach]:
+    """What comes from one position is all of z, or, where the dimensions are those of x, lies at some q along d."""
+    if from_x.ndim == len(before):
+        at = np.asarray(from_x.any(tuple(axis for axis in range(from_x.ndim) if axis != d)))
+        if len(at) == 1 or not at.all():
+            return d, Reach(selection(np.where(at, p, -1), before[d]), np.where(at, float(p), np.nan))
+    only = np.array([p])
+    return None, Reach(selection(only, before[d]), np.where(only < 0, np.nan, only))
 
 
 def _ordered(values: Array) -> bool:
@@ -152,9 +162,9 @@ def _ordered(values: Array) -> bool:
     return bool((steps > 0).all() or (steps < 0).all())
 
 
-def _step(centres: Array) -> float:
-    """The usual step from one to the next."""
-    return float(np.median(np.diff(centres))) if len(centres) > 1 else 1.0
+def _step(q: Array, centres: Array) -> float:
+    """The usual step of the centres from one q to the next."""
+    return float(np.median(np.diff(centres) / np.diff(q))) if len(q) > 1 else 1.0
 
 
 def _shared(place: Array) -> Array:
@@ -163,4 +173,5 @@ def _shared(place: Array) -> Array:
     counts = np.diff([*begins, len(place)])
     rank = positions((len(place),)) - np.repeat(begins, counts)
     count = np.repeat(counts, counts)
-    return place + (rank - (count - 1) / 2) / count * _step(place[begins])
+    step = _step(np.arange(len(begins)), place[begins])
+    return place + (rank - (count - 1) / 2) / count * step
