@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from random_networks import AGAIN, KINDS, Network, networks
+from splits import random_masks, recurred
 from test_operators import ALIASES
 from torch import Tensor, nn
 from triad import TRIAD, values
@@ -27,9 +28,10 @@ from triad import TRIAD, values
 import dmbp
 import linreg
 import linreg.capture.translate
+from dmbp.split import PARTS
 from linreg.capture.fuse import fuse_batch_norm
 from linreg.operators import RULES
-from linreg.target import cotangent, sum_per_image
+from linreg.target import sum_per_image
 
 with warnings.catch_warnings():  # the first jvp imports this, which uses what torch itself has deprecated
     warnings.simplefilter("ignore")
@@ -96,7 +98,7 @@ def check(network: Network) -> None:
     check_pairs(lin)
     check_fusion(apart.linearize(x), lin)
     check_other_batch(model, network.input(network.images + 1), graph)
-    check_split(lin)
+    check_split(model, lin)
 
 
 def check_value(model: nn.Module, x: Tensor, lin: linreg.Linearization) -> None:
@@ -156,18 +158,20 @@ def check_other_batch(model: nn.Module, x: Tensor, graph: linreg.OperatorGraph) 
     assert_near(graph(x), y, "the output of another batch", size)
 
 
-def check_split(lin: linreg.Linearization) -> None:
-    """y = y⁺ + y⁻ + y~, with y~ from its own recurrence."""
+def check_split(model: nn.Module, lin: linreg.Linearization) -> None:
+    """y = y⁺ + y⁻ + y~ and each part by itself: y from the model, y~ from its own recurrence."""
     if not any(node.is_gate for node in lin.graph.nodes):
         return
     g = values(*lin.output.shape, seed=6)
-    sites = dmbp.find_sites(lin.graph)
-    masks = {s: torch.sigmoid(2 * values(len(lin.input), *lin.graph[s].shape, seed=i)) for i, s in enumerate(sites)}
-    split = dmbp.decompose(lin, masks, g)
+    masks = random_masks(lin)
+    split, parts = dmbp.decompose(lin, masks, g), recurred(lin, masks, g)
     size = sum(split.ledger(part).magnitude for part in ("positive", "negative", "unmasked")) + lin.ledger(g).magnitude
+    for part in PARTS:
+        assert_near(getattr(split, part), getattr(parts, part), f"{part} of the split", size)
+    with torch.no_grad():
+        y = sum_per_image(model(lin.input.clone()) * g)
+    assert_near(parts.total, y, "the sum of the split", size)
     assert (split.error <= EXACT * size).all(), f"the split leaves {split.error} of {size}"
-    pieces = split.positive + split.negative + split.nuisance
-    assert_near(pieces, sum_per_image(lin.output * cotangent(g, lin.output)), "the sum of the split", size)
 
 
 # ---- the tests ----

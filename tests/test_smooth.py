@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 import vision  # noqa: F401  (makes torchvision importable)
 from nets import Lambda, randomised
+from splits import recurred
 from torch import Tensor, nn
 from torchvision import models
 
 import dmbp
 import linreg
 import linreg.capture.translate
+from dmbp.split import PARTS
 from linreg import LinregError
 from linreg.operators import Call, smooth
 from linreg.operators.smooth import UNITS, Interpolant, Unit
@@ -506,11 +508,13 @@ def test_explanations_split_exactly(name: str) -> None:
     result = dmbp.explain(graph, x, 1, iterations=3, progress=False)
     split = result.split
     assert set(graph.approximation.interpolants) <= set(result.masks)
-    scale = split.lin.ledger(1).magnitude
+    lin = graph.linearize(x)
+    scale, parts = lin.ledger(1).magnitude, recurred(lin, result.masks, 1)
     torch.testing.assert_close(split.y, graph(x)[:, 1], **EXACT)
-    assert ((split.positive + split.negative + split.nuisance - split.y).abs() <= 1e-12 * scale).all()
-    for part in ("positive", "negative", "nuisance"):
-        assert ((split.ledger(part).total - getattr(split, part)).abs() <= 1e-12 * scale).all()
+    for part in PARTS:
+        assert ((getattr(split, part) - getattr(parts, part)).abs() <= 1e-12 * scale).all()
+        assert ((split.ledger(part).total - getattr(parts, part)).abs() <= 1e-12 * scale).all()
+    assert ((parts.total - literal(name, graph)(x)[:, 1].detach()).abs() <= 1e-12 * scale).all()
 
 
 def test_masks_at_interpolants_are_the_literal_ones() -> None:
