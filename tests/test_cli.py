@@ -19,11 +19,11 @@ from torch import Tensor
 import dmbp
 import linreg
 from dmbp import cli
+from dmbp.account import PARTS
 from dmbp.datasets import sample_pairs
 from dmbp.learning.objective import LOSSES
 from dmbp.models import load_model
 from dmbp.networks import pretrained
-from dmbp.split import PARTS
 
 KEYS = {
     "model", "target", "label", "y", "positive", "negative", "nuisance", "unmasked", "completeness_error", "iterations",

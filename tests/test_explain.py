@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.split import PARTS
+from dmbp.account import PARTS
 
 TARGET = [0, 2, 1]
 SCORES = ("positive", "negative", "nuisance")

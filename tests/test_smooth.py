@@ -22,7 +22,7 @@ from torchvision import models
 import dmbp
 import linreg
 import linreg.capture.translate
-from dmbp.split import PARTS
+from dmbp.account import PARTS
 from linreg import LinregError
 from linreg.operators import Call, smooth
 from linreg.operators.smooth import UNITS, Interpolant, Unit

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import dmbp
 import linreg
+from dmbp.account import PARTS
 from dmbp.learning.objective import loss_all
-from dmbp.split import PARTS
 
 TARGET = [0, 2, 1]
 IMAGES = len(TARGET)
