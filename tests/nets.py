@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,17 +26,25 @@ def net(*shape: int) -> Callable[[Callable[[], nn.Module]], Callable[[], Net]]:
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], Net]:
         seed = len(NETS)
-
-        def factory() -> Net:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = randomised(build().double()).eval()
-                return model, torch.randn(3, *shape, dtype=torch.float64)
-
-        NETS[build.__name__] = factory
+        NETS[build.__name__] = factory = partial(seeded_net, build, *shape, images=3, seed=seed)
         return factory
 
     return register
+
+
+def seeded_net(build: Callable[[], nn.Module], *shape: int, images: int = 2, seed: int = 0) -> Net:
+    """A model in eval mode, with random weights and batch norm statistics, and a batch of inputs, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = randomised(build().double()).eval()
+        return model, torch.randn(images, *shape, dtype=torch.float64)
+
+
+def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Such a model alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return randomised(build().double()).eval()
 
 
 class Wide(nn.BatchNorm2d):
@@ -313,7 +322,9 @@ def selections() -> nn.Module:
     )
 
 
+every_net = pytest.mark.parametrize("name", NETS)
 NORMED = ("conv_bn", "free_bn", "residual_inner", "mobile", "conv1d", "conv3d")
+fused_or_not = pytest.mark.parametrize(("name", "fuse"), [(n, True) for n in NETS] + [(n, False) for n in NORMED])
 
 
 @dataclass(frozen=True)
@@ -338,3 +349,22 @@ def traced(name: str, fuse: bool = True) -> Traced:
 def _traced(name: str, fuse: bool) -> Traced:
     model, x = NETS[name]()
     return Traced(model, x, linreg.trace(model, x, fuse=fuse).linearize(x))
+
+
+# Blocks that can follow one another in any order: each takes and gives four channels.
+BLOCKS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(),
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "hardtanh": lambda: nn.Hardtanh(-0.5, 0.5),
+    "conv": lambda: nn.Conv2d(4, 4, 3, padding=1),
+    "grouped": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False),
+    "same": lambda: nn.Conv2d(4, 4, 2, padding="same"),
+    "norm": lambda: nn.BatchNorm2d(4),
+    "max": lambda: nn.MaxPool2d(3, 1, padding=1),
+    "average": lambda: nn.AvgPool2d(3, 1, padding=1),
+    "pad": lambda: nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(4, 4, 3)),
+    "outer": lambda: Outer(4),
+    "inner": lambda: Inner(4, 4),
+    "inverted": lambda: Inverted(4, 2),
+    "wired": lambda: Lambda(lambda x: torch.cat([x[:, 2:], 1 - x[:, :2]], 1)),
+}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from nets import NETS
+from splits import recurred
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -97,9 +98,16 @@ def test_any_batches_give_what_explain_gives_one_at_a_time(name: str, options: d
 
 
 def test_the_parts_of_a_score_add_up() -> None:
-    _, x, _ = given("mobile")
+    """Those of the masks that are learned, by the recurrence, which takes none of them for what the others leave."""
+    model, x, graph = given("mobile")
+    lin = graph.linearize(x)
+    masks = dmbp.learn_masks(lin, TARGETS, iterations=4, progress=False).masks
+    parts, y = recurred(lin, masks, TARGETS), model(x)[range(5), TARGETS].detach()
+    torch.testing.assert_close(parts.total, y, rtol=1e-12, atol=1e-12)
     for n, value in enumerate(explained("mobile")):
-        assert value.positive + value.negative + value.nuisance == pytest.approx(value.y, rel=1e-12)
+        assert value.y == pytest.approx(y[n].item(), rel=1e-12)
+        for part in ("positive", "negative", "nuisance"):
+            assert getattr(value, part) == pytest.approx(getattr(parts, part)[n].item(), rel=1e-10, abs=1e-12)
         total = value.positive_attribution + value.negative_attribution
         torch.testing.assert_close(value.attribution, total, rtol=1e-12, atol=1e-14)
         assert value.attribution.shape == x[n].shape and value.attribution.dtype == x.dtype

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from splits import recurred
 from torch import Tensor
 
 import dmbp
+import linreg
 from dmbp import cli
+from dmbp.account import PARTS
 from dmbp.datasets import sample_pairs
 from dmbp.learning.objective import LOSSES
 from dmbp.models import load_model
@@ -178,12 +181,12 @@ def test_json(run: Run) -> None:
     for report in reports:
         assert set(report) >= KEYS
         assert report["label"] == str(report["target"]) and report["iterations"] == 2
-        assert report["y"] == pytest.approx(report["positive"] + report["negative"] + report["nuisance"], rel=1e-5)
         assert 0 <= report["completeness_error"] < 1e-4
         with Image.open(report["figure"]) as figure:
             assert figure.format == "PNG" and min(figure.size) > 700
         with np.load(report["arrays"], allow_pickle=False) as arrays:
             check_arrays(dict(arrays), report)
+            check_split(dict(arrays), report)
     assert not list(Path("out").glob("*partial*"))
 
 
@@ -199,6 +202,20 @@ def check_arrays(arrays: dict[str, np.ndarray], report: dict[str, Any]) -> None:
     assert arrays["attribution"].shape == arrays["input"].shape == (1, 1, 64, 64)
     assert arrays["y"].item() == report["y"]
     assert arrays["history_positive"].shape == (3, 1)
+
+
+def check_split(arrays: dict[str, np.ndarray], report: dict[str, Any]) -> None:
+    """The parts are those of the masks that were written, by the recurrence, and sum to the network's own score."""
+    network, x = pretrained("digit-pairs"), torch.from_numpy(arrays["input"])
+    lin = linreg.trace(network, x).linearize(x)
+    masks = {key.removeprefix("mask/"): torch.from_numpy(m) for key, m in arrays.items() if key.startswith("mask/")}
+    parts, size = recurred(lin, masks, report["target"]), lin.ledger(report["target"]).magnitude.item()
+    for part in PARTS:
+        assert report[part] == pytest.approx(getattr(parts, part).item(), abs=1e-5 * size)
+    with torch.no_grad():
+        score = network(x)[0, report["target"]].item()
+    assert report["y"] == pytest.approx(score, abs=1e-5 * size)
+    assert parts.total.item() == pytest.approx(score, abs=1e-5 * size)
 
 
 def test_one_target_is_one_object(run: Run) -> None:

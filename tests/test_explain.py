@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from nets import NETS
+from splits import recurred
 from torch import Tensor, nn
 
 import dmbp
 import linreg
-from dmbp.split import PARTS
+from dmbp.account import PARTS
 
 TARGET = [0, 2, 1]
 SCORES = ("positive", "negative", "nuisance")
@@ -72,17 +73,25 @@ def test_images_of_a_batch_are_independent(name: str, loss: str) -> None:
 @pytest.mark.parametrize("unmasked", ["nuisance", "both"])
 @pytest.mark.parametrize("iterations", [0, 1, 5])
 def test_history_holds_the_split_at_the_start_and_after_each_update(iterations: int, unmasked: str) -> None:
-    result = explained(iterations=iterations, unmasked=unmasked)
+    seen: list[dict[str, Tensor]] = []
+    result = explained(
+        iterations=iterations,
+        unmasked=unmasked,
+        callback=lambda k, split, logits: seen.append({site: theta.sigmoid() for site, theta in logits.items()}),
+    )
     _, x, graph = given("chain_with_biases")
     lin = graph.linearize(x)
     assert (result.iterations, result.interrupted) == (iterations, False)
+    steps = [recurred(lin, masks, TARGET, unmasked) for masks in (*seen, result.masks)]
     for part in SCORES:
         history = result.history[part]
         assert history.shape == (iterations + 1, len(x)) and history.dtype == x.dtype
+        torch.testing.assert_close(history, torch.stack([getattr(step, part) for step in steps]), **SAME)
         torch.testing.assert_close(history[-1], getattr(result.split, part), **SAME)
         start = dmbp.decompose(lin, result.initial, TARGET, unmasked)
         torch.testing.assert_close(history[0], getattr(start, part), **SAME)
-    torch.testing.assert_close(sum(result.history.values()), result.split.y.expand(iterations + 1, -1), **SAME)
+    for step in steps:
+        torch.testing.assert_close(step.total, result.split.y, **SAME)
     assert all(mask.shape == (len(x), *graph[site].shape) for site, mask in result.masks.items())
 
 

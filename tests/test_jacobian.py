@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from approx import values
 from nets import NETS, Lambda, traced
+from rerun import rerun, value
 from scipy.sparse.linalg import svds
-from test_linearize import rerun, value
-from test_operators import values
 from torch import Tensor, nn
 
 import linreg

@@ -1,52 +1,21 @@
-"""The affine function at an input: output, weight, ledger, maps between any two nodes; on every small network."""
+"""The affine function at an input: output, weight, completeness, maps between any two nodes; on every small network."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 
 import literal
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
-from nets import NETS, NORMED, Inner, Inverted, Lambda, Outer, Traced, randomised, traced
+from approx import EXACT, values
+from nets import NETS, Lambda, every_net, fused_or_not, traced
+from rerun import jvp, rerun, value
 from torch import Tensor, nn
 
 import linreg
 from linreg import Linearization, LinregError
 from linreg.operators import Affine, Diagonal
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-every_net = pytest.mark.parametrize("name", NETS)
-fused_or_not = pytest.mark.parametrize(("name", "fuse"), [(n, True) for n in NETS] + [(n, False) for n in NORMED])
-
-
-def random_like(value: Tensor, seed: int = 0) -> Tensor:
-    return torch.randn(value.shape, generator=torch.Generator().manual_seed(seed), dtype=value.dtype)
-
-
-def rerun(lin: Linearization, seeds: dict[str, Tensor], stop: str) -> Tensor:
-    """The network run again, gates and all, with the values of some nodes given: what the tests differentiate."""
-    values = {"input": lin.input} | seeds
-    for node in lin.graph.nodes:
-        if node.name not in values:
-            inputs = [values[name] for name in node.inputs]
-            values[node.name] = node.operator.freeze(*inputs)(*inputs)
-    return values[stop]
-
-
-def jvp(function: Callable[[Tensor], Tensor], at: Tensor, v: Tensor) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own torch.jit.script
-        return torch.func.jvp(function, (at,), (v,))[1]
-
-
-def value(lin: Linearization, name: str) -> Tensor:
-    return rerun(lin, {}, name)
-
 
 # ---- the network itself ----
 
@@ -142,7 +111,7 @@ def test_forward_and_adjoint_between_any_two_nodes(name: str) -> None:
     lin = traced(name).lin
     for start, stop in pairs(lin.graph):
         at = value(lin, start)
-        v, g = random_like(at), random_like(value(lin, stop), 1)
+        v, g = values(*at.shape), values(*value(lin, stop).shape, seed=1)
         function = lambda h, start=start, stop=stop: rerun(lin, {start: h}, stop)  # noqa: E731
         forward, adjoint = lin.forward(v, stop, start), lin.adjoint(g, stop, start)
         torch.testing.assert_close(forward, jvp(function, at, v), **EXACT)
@@ -153,19 +122,19 @@ def test_forward_and_adjoint_between_any_two_nodes(name: str) -> None:
 
 def test_map_from_a_node_to_itself_is_the_identity() -> None:
     lin = traced("conv_bn").lin
-    v = random_like(value(lin, "2"))
+    v = values(*value(lin, "2").shape)
     assert lin.forward(v, "2", "2") is v and lin.adjoint(v, "2", "2") is v
 
 
 def test_no_path() -> None:
     lin = traced("residual_inner").lin
-    v = random_like(value(lin, "4.downsample.1"))
+    v = values(*value(lin, "4.downsample.1").shape)
     with pytest.raises(LinregError, match=r"no path leads from '4\.downsample\.1' to '4\.bn2'"):
         lin.forward(v, "4.bn2", "4.downsample.1")
     with pytest.raises(LinregError, match="the other way round there is one"):
-        lin.adjoint(random_like(value(lin, "2")), "2", "4.bn2")
+        lin.adjoint(values(*value(lin, "2").shape), "2", "4.bn2")
     with pytest.raises(LinregError, match="no path"):
-        lin.adjoint(random_like(value(lin, "4.bn2")), "4.bn2", "4.downsample.1")
+        lin.adjoint(values(*value(lin, "4.bn2").shape), "4.bn2", "4.downsample.1")
 
 
 def test_wrong_vectors() -> None:
@@ -178,195 +147,6 @@ def test_wrong_vectors() -> None:
         lin.forward(lin.input, stop="nowhere")
     with pytest.raises(LinregError, match="no node 'nowhere'"):
         lin.forward(lin.input, "nowhere", "nowhere")
-
-
-# ---- the ledger ----
-
-
-def constants(model: nn.Module) -> set[str]:
-    """The names of the model's own constants in the ledger: the biases, and one shift for each batch norm."""
-    found = set()
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            found.add(f"{path}.shift")
-        elif getattr(module, "bias", None) is not None:
-            found.add(f"{path}.bias")
-    return found
-
-
-OTHERS = {
-    "wiring": {"pad.pad": "pad"},
-    "selections": {"rsub.constant": "constant"},
-    "constants": {"sub.constant": "constant", "mean": "constant", "rsub.constant": "constant", "offset": "constant"},
-}
-
-
-@fused_or_not
-def test_every_constant_of_the_model_is_in_the_ledger_once(name: str, fuse: bool) -> None:
-    t = traced(name, fuse)
-    lin = t.lin
-    terms = [(term.name, term.kind) for term in lin.ledger(0).terms if term.kind != "offset"]
-    names = [term for term, _ in terms]
-    expected = constants(t.model)
-    if name == "gates":  # one linear layer is read twice there
-        expected |= {"a.bias", "b.bias"}
-        assert sorted(names) == sorted([*expected, "a.bias", "b.bias"])
-        return
-    assert len(names) == len(set(names))
-    others = {term: kind for term, kind in terms if term not in expected}
-    assert set(names) >= expected
-    assert sorted(others.values()) == sorted(OTHERS.get(name, {}).values())
-
-
-@every_net
-def test_a_constant_moves_the_score_by_its_share(name: str) -> None:
-    """y(b + ε) − y(b) = ε · share / b within the region, for the first and last element of every parameter listed."""
-    t = traced(name)
-    ledger = t.lin.ledger(1)
-    parameters = dict(t.model.named_parameters()) | dict(t.model.named_buffers())
-    listed = {term.name.replace(".shift", ".bias") for term in ledger.terms}
-    tried = 0
-    for parameter in sorted(listed & set(parameters)):
-        beta = parameters[parameter].detach()
-        for index in {0, beta.numel() - 1}:
-            shares = [
-                shift_share(t.model, term, index)
-                for term in ledger.terms
-                if term.name.replace(".shift", ".bias") == parameter
-            ]
-            step = 1e-7
-            moved = [score(t, parameter, index, sign * step) for sign in (1, -1)]
-            slope = (moved[0] - moved[1]) / (2 * step)
-            torch.testing.assert_close(sum(shares), slope, rtol=1e-6, atol=1e-7)
-            tried += 1
-    assert tried or not constants(t.model)
-
-
-def shift_share(model: nn.Module, term: linreg.Term, index: int) -> Tensor:
-    """share / β of one element of a term, where β is what the term holds: a bias, or the shift of a batch norm."""
-    if term.kind == "shift":
-        norm = model.get_submodule(term.name.removesuffix(".shift"))
-        assert isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None
-        beta = norm.bias - norm.weight * norm.running_mean / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
-    else:
-        beta = (dict(model.named_parameters()) | dict(model.named_buffers()))[term.name]
-    return term.values.flatten(1)[:, index] / beta.detach().flatten()[index]
-
-
-def score(t: Traced, parameter: str, index: int, step: float) -> Tensor:
-    state = {name: tensor.detach().clone() for name, tensor in t.model.state_dict().items()}
-    state[parameter].view(-1)[index] += step
-    with torch.no_grad():
-        return torch.func.functional_call(t.model, state, (t.x,))[:, 1]
-
-
-def test_batch_norm_and_convolution_keep_two_lines() -> None:
-    """Fused into one operator, the convolution's bias and the shift of the batch norm stay apart."""
-    fused = {term.name: term for term in traced("conv_bn").lin.ledger(0).terms}
-    apart = {term.name: term for term in traced("conv_bn", fuse=False).lin.ledger(0).terms}
-    assert fused.keys() == apart.keys() >= {"0.bias", "1.shift", "4.shift"}
-    for name in fused:
-        torch.testing.assert_close(fused[name].total, apart[name].total, **EXACT)
-
-
-def test_ledgers_subtract_term_by_term() -> None:
-    lin = traced("conv_bn").lin
-    a, b = lin.ledger(0), lin.ledger(1)
-    difference = a - b
-    weights = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
-    expected = lin.ledger(weights)
-    torch.testing.assert_close(difference.input, expected.input, **EXACT)
-    for mine, theirs in zip(difference.terms, expected.terms, strict=True):
-        assert (mine.node, mine.name, mine.kind) == (theirs.node, theirs.name, theirs.kind)
-        torch.testing.assert_close(mine.values, theirs.values, **EXACT)
-    with pytest.raises(ValueError, match="zip"):
-        a - replace(b, terms=b.terms[:-1])
-
-
-def test_ledger_sums_and_rows() -> None:
-    ledger = traced("chain_with_biases").lin.ledger(0)
-    torch.testing.assert_close(ledger.total, ledger.input_share + ledger.bias_share, **EXACT)
-    rows = ledger.rows(image=1)
-    assert [name for name, _, _ in rows] == ["c · x", "0.bias", "2.bias", "4.bias", "6.bias"]
-    assert sum(share for _, _, share in rows) == pytest.approx(ledger.total[1].item(), rel=1e-12)
-    table = ledger.summary(image=1)
-    assert f"{ledger.total[1].item():+.6g}" in table and all(name in table for name, _, _ in rows)
-    assert not traced("chain").lin.ledger(0).terms
-
-
-# ---- targets ----
-
-
-def test_targets() -> None:
-    lin = traced("conv_bn").lin
-    y, gradients = lin.output, torch.stack([lin.weight(k) for k in range(3)], 1)
-    each = [2, 0, 1]
-    weights = random_like(y[0])
-    per_image = random_like(y)
-    for target, expected in [
-        (1, y[:, 1]),
-        (torch.tensor(1), y[:, 1]),
-        (each, y[range(3), each]),
-        (torch.tensor(each), y[range(3), each]),
-        (weights, y @ weights),
-        (weights.float(), y @ weights.float().double()),
-        (per_image, (y * per_image).sum(1)),
-    ]:
-        torch.testing.assert_close(lin.score(target), expected, **EXACT)  # type: ignore[arg-type]
-        torch.testing.assert_close(lin.ledger(target).total, expected, rtol=1e-10, atol=1e-10)  # type: ignore[arg-type]
-    torch.testing.assert_close(lin.weight(each), gradients[range(3), each], **EXACT)
-    torch.testing.assert_close(lin.weight(weights), torch.einsum("nkchw,k->nchw", gradients, weights), **EXACT)
-    torch.testing.assert_close(lin.weight(per_image), torch.einsum("nkchw,nk->nchw", gradients, per_image), **EXACT)
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        (None, "say which score"),
-        (3, "has 3 classes, 0 to 2"),
-        (-1, "does not exist"),
-        ([0, 1], "one for each of 3 images"),
-        ([[0, 1, 2]], "one for each of 3 images"),
-        (torch.eye(3).long(), r"not torch.int64 \(3, 3\); weights of the outputs must be floating point"),
-        (torch.tensor([True, False, True]), "class index"),
-        (torch.zeros(4), r"must have shape \(3,\) or \(3, 3\), not \(4,\)"),
-    ],
-)
-def test_targets_that_do_not_fit(target: object, message: str) -> None:
-    with pytest.raises(LinregError, match=message):
-        traced("conv_bn").lin.ledger(target)  # type: ignore[arg-type]
-
-
-def test_output_of_one_number_needs_no_target() -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)).double()
-    x = random_like(torch.zeros(2, 4, dtype=torch.float64))
-    lin = linreg.trace(model, x).linearize(x)
-    torch.testing.assert_close(lin.score(), lin.output[:, 0], **EXACT)
-    torch.testing.assert_close(lin.ledger().total, lin.output[:, 0], **EXACT)
-
-
-def test_output_without_a_class_dimension() -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1), nn.Flatten(0)).double()
-    x = random_like(torch.zeros(2, 4, dtype=torch.float64))
-    lin = linreg.trace(model, x).linearize(x)
-    torch.testing.assert_close(lin.score(), lin.output, **EXACT)
-    torch.testing.assert_close(lin.ledger().total, lin.output, **EXACT)
-    with pytest.raises(LinregError, match="one number for each image, and needs no target"):
-        lin.score(0)
-
-
-def test_output_of_maps_takes_weights() -> None:
-    """A segmentation: one pixel of one class."""
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1)).double()
-    x = random_like(torch.zeros(2, 2, 5, 5, dtype=torch.float64))
-    lin = linreg.trace(model, x).linearize(x)
-    pixel = torch.zeros(2, 3, 3, dtype=torch.float64)
-    pixel[1, 2, 0] = 1
-    torch.testing.assert_close(lin.score(pixel), lin.output[:, 1, 2, 0], **EXACT)
-    torch.testing.assert_close(lin.ledger(pixel).total, lin.output[:, 1, 2, 0], **EXACT)
-    for target in (1, pixel.long()):
-        with pytest.raises(LinregError, match=r"floating-point weights of shape \(2, 3, 3\), .*; w\[1, 1, 1\] = 1$"):
-            lin.weight(target)
 
 
 # ---- replace, summary, errors ----
@@ -482,50 +262,8 @@ def test_residual_layer_is_one_matrix() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = nn.Linear(5, 5, bias=False).double()
-    x = random_like(torch.zeros(1, 5, dtype=torch.float64))
+    x = values(1, 5)
     lin = linreg.trace(Lambda(lambda x, layer: F.relu(layer(x)) + x, layer=layer), x).linearize(x)
     weight = layer.weight.detach()
     gated = torch.diag((weight @ x[0] > 0).double()) @ weight
     torch.testing.assert_close(columns(lin, lin.graph.output), gated + torch.eye(5).double(), **EXACT)
-
-
-# ---- random networks ----
-
-BLOCKS = {
-    "relu": lambda: nn.ReLU(),
-    "leaky": lambda: nn.LeakyReLU(0.2),
-    "hardtanh": lambda: nn.Hardtanh(-0.5, 0.5),
-    "conv": lambda: nn.Conv2d(4, 4, 3, padding=1),
-    "grouped": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False),
-    "same": lambda: nn.Conv2d(4, 4, 2, padding="same"),
-    "norm": lambda: nn.BatchNorm2d(4),
-    "max": lambda: nn.MaxPool2d(3, 1, padding=1),
-    "average": lambda: nn.AvgPool2d(3, 1, padding=1),
-    "pad": lambda: nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(4, 4, 3)),
-    "outer": lambda: Outer(4),
-    "inner": lambda: Inner(4, 4),
-    "inverted": lambda: Inverted(4, 2),
-    "wired": lambda: Lambda(lambda x: torch.cat([x[:, 2:], 1 - x[:, :2]], 1)),
-}
-
-
-@settings(max_examples=10, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
-@given(blocks=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_random_networks(blocks: list[str], seed: int) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers = nn.Sequential(nn.Conv2d(2, 4, 2), *(BLOCKS[b]() for b in blocks), nn.Flatten(), nn.Linear(64, 2))
-        model = randomised(layers.double()).eval()
-        x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
-    lin = linreg.trace(model, x).linearize(x)
-    leaf = x.clone().requires_grad_()
-    y = model(leaf)[:, 1]
-    (gradient,) = torch.autograd.grad(y.sum(), leaf)
-    torch.testing.assert_close(lin.score(1), y.detach(), **EXACT)
-    torch.testing.assert_close(lin.weight(1), gradient, **EXACT)
-    certificate = lin.certificate(1)
-    assert ((y.detach() - certificate.total).abs() <= 1e-12 * certificate.magnitude).all()
-    v, g = random_like(x), random_like(lin.output)
-    forward = lin.forward(v)
-    torch.testing.assert_close(forward, jvp(model, x, v), **EXACT)
-    assert abs((forward * g).sum() - (v * lin.adjoint(g)).sum()) <= 1e-12 * (forward * g).abs().sum()

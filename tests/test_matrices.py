@@ -10,11 +10,12 @@ import literal
 import numpy as np
 import pytest
 import torch
-from nets import NETS, Lambda, randomised, traced
+from approx import values
+from cases import CASES, every_case
+from cases import traced as traced_case
+from nets import BLOCKS, NETS, Lambda, randomised, traced
+from rerun import rerun
 from scipy.sparse import csr_array
-from test_linearize import BLOCKS, rerun
-from test_operators import CASES, every_case, values
-from test_operators import traced as traced_case
 from torch import Tensor, nn
 
 import linreg

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from approx import EXACT
+from cases import every_case
+from cases import traced as traced_case
 from nets import NETS, Lambda, randomised, traced
-from test_operators import every_case
-from test_operators import traced as traced_case
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from vision import torchvision
@@ -22,7 +23,6 @@ from vision import torchvision
 import linreg
 from linreg.module import Function, Network
 
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
 every_net = pytest.mark.parametrize("name", NETS)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_operators import CASES
+from cases import CASES
 from torch import Tensor
 from triad import TRIAD
 

@@ -57,6 +57,17 @@ def test_no_files_import_each_other() -> None:
     assert list(nx.simple_cycles(graph)) == []
 
 
+def test_linreg_never_imports_dmbp() -> None:
+    """Nor anything else than torch, and what the numbers and pictures are made with; in functions neither."""
+    allowed = {"linreg", "torch", "numpy", "scipy", "networkx", "matplotlib"} | sys.stdlib_module_names
+    for path in (ROOT / "linreg").rglob("*.py"):
+        for statement in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            if isinstance(statement, ast.ImportFrom):
+                names = [statement.module or "linreg"]
+            assert {name.partition(".")[0] for name in names} <= allowed, (path.name, names)
+
+
 def test_each_file_has_a_name_of_its_own() -> None:
     names = Counter(path.stem for path in FILES)
     assert {name for name, count in names.items() if count > 1} - TWICE == set()

@@ -4,49 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, reduce
+from functools import reduce
 from itertools import product
 
 import pytest
 import torch
 from literal import layers
-from nets import NETS
+from nets import NETS, traced
+from splits import Masks, complement, literal_shares, random_masks, recurred, uniform_masks
 from torch import Tensor, nn
 
 import dmbp
 import linreg
+from dmbp.account import PARTS
 from dmbp.learning.objective import loss_all
-from dmbp.split import PARTS
 
 TARGET = [0, 2, 1]
 IMAGES = len(TARGET)
 EXACT = 1e-12
-Masks = dict[str, Tensor]
 
 
-@cache
 def region(name: str) -> tuple[nn.Module, linreg.Linearization]:
-    model, x = NETS[name]()
-    return model, linreg.trace(model, x).linearize(x)
-
-
-def random_masks(lin: linreg.Linearization, sites: str = "gates", seed: int = 0) -> Masks:
-    """Uniform in [0, 1], with exact zeros and ones among them."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(site: str) -> Tensor:
-        shape = (lin.input.shape[0], *lin.graph[site].shape)
-        return (1.4 * torch.rand(shape, generator=generator, dtype=torch.float64) - 0.2).clamp(0, 1)
-
-    return {site: draw(site) for site in dmbp.find_sites(lin.graph, sites)}
-
-
-def constant_masks(lin: linreg.Linearization, value: float) -> Masks:
-    return {site: torch.full_like(mask, value) for site, mask in random_masks(lin).items()}
-
-
-def complement(masks: Masks) -> Masks:
-    return {site: 1 - mask for site, mask in masks.items()}
+    t = traced(name)
+    return t.model, t.lin
 
 
 def picked(output: Tensor) -> Tensor:
@@ -73,15 +53,14 @@ def test_the_three_parts_give_the_models_score(name: str, sites: str, unmasked: 
     model, lin = region(name)
     masks = random_masks(lin, sites)
     split = dmbp.decompose(lin, masks, TARGET, unmasked)
-    plus, minus, mixed = (picked(state) for state in dmbp.recurrence(lin, masks))
+    parts = recurred(lin, masks, TARGET, unmasked)
     with torch.no_grad():
         y = picked(model(lin.input))
-    aside = split.unmasked if unmasked == "nuisance" else 0
     assert_same(split.y, y, scale(lin))
-    assert_same(split.positive, plus - aside, scale(lin))
-    assert_same(split.negative, minus - aside, scale(lin))
-    assert_same(split.nuisance, mixed + 2 * aside, scale(lin))
-    assert_same(split.positive + split.negative + (mixed + 2 * aside), y, scale(lin))
+    for part in PARTS:
+        assert_same(getattr(split, part), getattr(parts, part), scale(lin))
+    assert_same(split.positive + split.negative + parts.nuisance, y, scale(lin))
+    assert_same(parts.total, y, scale(lin))
     assert_same(split.error, 0.0, scale(lin))
 
 
@@ -97,7 +76,7 @@ def test_error_sees_a_split_that_is_not_exact() -> None:
 def test_uniform_masks(name: str) -> None:
     """σ = 1: y⁺ = y − u, y⁻ = 0, y~ = u; σ = 0: the two change places."""
     _, lin = region(name)
-    ones, zeros = (dmbp.decompose(lin, constant_masks(lin, value), TARGET) for value in (1.0, 0.0))
+    ones, zeros = (dmbp.decompose(lin, uniform_masks(lin, value), TARGET) for value in (1.0, 0.0))
     size = scale(lin)
     for split, all_of_it, nothing in [(ones, "positive", "negative"), (zeros, "negative", "positive")]:
         assert_same(getattr(split, all_of_it), split.y - split.unmasked, size)
@@ -281,7 +260,7 @@ def test_objective_is_the_larger_of_two_lines() -> None:
 @pytest.mark.parametrize(("name", "sites"), SPLITS)
 @pytest.mark.parametrize("unmasked", ["nuisance", "both"])
 def test_ledgers_sum_to_their_parts(name: str, sites: str, unmasked: str) -> None:
-    """Σ ∇ ⊙ x + Σ_k g_k · β_k is each of y⁺, y⁻, y~ and u; term by term the first three give the ledger of y."""
+    """Σ ∇ ⊙ x + Σ_k g_k · β_k is each of y⁺, y⁻, y~ and u."""
     _, lin = region(name)
     split = dmbp.decompose(lin, random_masks(lin, sites), TARGET, unmasked)
     for part in PARTS:
@@ -289,12 +268,28 @@ def test_ledgers_sum_to_their_parts(name: str, sites: str, unmasked: str) -> Non
         assert_same(ledger.total, getattr(split, part), scale(lin))
         assert torch.equal(split.attribution(part), ledger.weight * lin.input)
         assert_same(split.attribution(part).flatten(1).sum(1) + ledger.bias_share, getattr(split, part), scale(lin))
-    whole = lin.ledger(TARGET)
-    parts = [split.ledger(part) for part in ("positive", "negative", "nuisance")]
-    torch.testing.assert_close(sum(p.weight for p in parts), whole.weight, rtol=1e-10, atol=EXACT)
-    for term, *three in zip(whole.terms, *(p.terms for p in parts), strict=True):
-        assert {t.name for t in three} == {term.name}
-        assert_same(sum(t.total for t in three), term.total, scale(lin))
+
+
+@pytest.mark.parametrize(("name", "sites"), SPLITS)
+@pytest.mark.parametrize("unmasked", ["nuisance", "both"])
+def test_every_term_of_a_part_is_its_own_share(name: str, sites: str, unmasked: str) -> None:
+    """∇ and each g_k · β_k of y⁺, y⁻, y~ and u, by autograd through the literal recurrence; first three sum to y's."""
+    model, lin = region(name)
+    masks = random_masks(lin, sites)
+    split = dmbp.decompose(lin, masks, TARGET, unmasked)
+    shares = literal_shares(lin, masks, TARGET, unmasked)
+    for part in PARTS:
+        ledger = split.ledger(part)
+        torch.testing.assert_close(ledger.weight, shares[part].weight, rtol=1e-10, atol=EXACT)
+        for term, expected in zip(ledger.terms, shares[part].constants.values(), strict=True):
+            assert_same(term.total, expected, scale(lin))
+    x = lin.input.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(picked(model(x)).sum(), x)
+    three = sum(shares[part].weight for part in ("positive", "negative", "nuisance"))
+    torch.testing.assert_close(three, gradient, rtol=1e-10, atol=EXACT)
+    terms = zip(lin.ledger(TARGET).terms, *(shares[p].constants.values() for p in PARTS[:3]), strict=True)
+    for term, *each in terms:
+        assert_same(sum(each), term.total, scale(lin))
 
 
 @pytest.mark.parametrize("node", ["0", "2"])

@@ -9,15 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from approx import EXACT, values
 from torch import Tensor, nn
 
 import linreg
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def values(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def check_value(module: nn.Module, x: Tensor, lin: linreg.Linearization) -> None:
