@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from zoo import NORMS, ZOO, Entry, FrozenBatchNorm2d, instance
+from torchvision.ops import FrozenBatchNorm2d
+from zoo import NORMS, ZOO, Entry, instance
 
 import linreg
 from linreg.capture.outputs import pick
@@ -60,10 +61,10 @@ class Evidence:
         return steep / max(1, sum(slope.numel() for slope in slopes))
 
 
-def certify(name: str) -> Evidence:
-    """Trace a network of the zoo and measure it; raises LinregError where it is refused."""
-    entry = ZOO[name]
-    model, x = instance(name)
+def certify(name: str, entry: Entry | None = None) -> Evidence:
+    """Trace a network of the zoo, or of another entry, and measure it; raises LinregError where it is refused."""
+    entry = entry or ZOO[name]
+    model, x = instance(name, entry)
     before = _state(model)
     began = time.perf_counter()
     graph = linreg.trace(model, x, output=entry.output)

@@ -6,40 +6,20 @@ import copy
 import io
 import pickle
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from approx import EXACT
+from approx import EXACT, assert_equal
 from cases import every_case
 from cases import traced as traced_case
-from nets import NETS, Lambda, randomised, traced
+from nets import NETS, Lambda, every_net, traced
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from vision import torchvision
 
 import linreg
 from linreg.module import Function, Network
-
-every_net = pytest.mark.parametrize("name", NETS)
-
-
-def gradient(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """y and ∇ₓ of a random functional of it, by autograd."""
-    x = x.clone().requires_grad_()
-    y = network(x.clone())
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(5), dtype=y.dtype)
-    return y, torch.autograd.grad((y * g).sum(), x)[0]
-
-
-def assert_equal(network: nn.Module, model: nn.Module, x: Tensor) -> None:
-    (y, dy), (expected, slope) = gradient(network, x), gradient(model, x)
-    scale = expected.abs().max().item(), slope.abs().max().item()
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12 * scale[0])
-    torch.testing.assert_close(dy, slope, rtol=1e-12, atol=1e-12 * scale[1])
-
 
 # ---- equal to the model ----
 
@@ -57,23 +37,6 @@ def test_equals_the_model(name: str) -> None:
 def test_every_operator(case: str) -> None:
     t = traced_case(case)
     assert_equal(t.lin.graph.to_module(), t.module, t.x)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        torchvision.models.resnet18,
-        torchvision.models.shufflenet_v2_x0_5,
-        lambda: torchvision.models.googlenet(init_weights=False, transform_input=True),
-    ],
-    ids=["resnet18", "shufflenet", "googlenet"],
-)
-def test_equals_torchvision(build: Callable[[], nn.Module]) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = randomised(build().double()).eval()
-        x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    assert_equal(linreg.trace(model, x).to_module(), model, x)
 
 
 def test_batch_norm_unfused() -> None:

@@ -19,7 +19,7 @@ SLOW = {"05_learning", "06_masks", "07_pictures"}  # take more than some ten sec
 HEADING = re.compile(r"(Eqs?\. \(\d+\)|Algorithm 1|Appendix B\.1|(Figure|Table) \d)[^:]*: \S")
 # What draws: pyplot, and the library's own pictures.
 FIGURE = re.compile(r"\b(plt\.(subplots|figure|subplot_mosaic)|draw_\w+|\w+_sheet|waterfall|drift_lines|\w+\.plot)\(")
-FOREIGN = {path.stem for path in Path(__file__).parent.glob("*.py")} | {"tests", "pytest"}
+FOREIGN = {path.stem for path in Path(__file__).parent.iterdir()} | {"tests", "pytest"}
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,42 @@
 """The zoo: real networks, unmodified, and our own of every kind, each certified against itself and autograd.
 
-One of each family runs here; `make zoo` shows the table, `make zoo ARGS=--all` of all of them.
+What is in `REPEATED` runs with `make zoo` only, which shows the table; `make zoo ARGS=--all` certifies all of them.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from certify import Evidence, certify, finite_share
+from approx import assert_equal
+from certify import Evidence, certify, finite_share, run
 from torchvision import models
 from zoo import CURVED, ZOO, instance
+from zoo.brief import BRIEF
 
 import linreg
+from linreg.paths import residual_blocks
 
-QUICK = [pytest.param(name, marks=[pytest.mark.slow] * entry.large) for name, entry in ZOO.items() if entry.quick]
-COUNTS = {"resnet50": 49, "vgg16": 15, "efficientnet_lite0": 33}  # elementwise gates
+# Whose layers and wiring others of these tests hold too, and which.
+REPEATED = {
+    "alexnet": "vgg16",
+    "inception_v3": "googlenet",
+    "mnasnet0_5": "mobilenet_v2",
+    "regnet_x_400mf": "resnet50 and shufflenet_v2_x0_5",
+    "r3d_18": "resnet18_fpn and voxels",
+    "unet_nearest": "unet_transposed, and test_forwards of every upsampling",
+    "unet_bilinear": "unet_transposed, and test_forwards of every upsampling",
+    "unet_bicubic": "unet_transposed, and test_forwards of every upsampling",
+}
+ENTRIES = {name: BRIEF.get(name, entry) for name, entry in ZOO.items() if entry.quick and name not in REPEATED}
+TESTED = [pytest.param(name, marks=[pytest.mark.slow] * entry.large) for name, entry in ENTRIES.items()]
+GATES = {"resnet50": 49, "vgg16": 15, "efficientnet_lite0": 33}
+BLOCKS = {"resnet50": 16, "mobilenet_v2": 10}  # residual ones
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", TESTED)
 def test_zoo(name: str) -> None:
     """Ties: all that tie are windows of zeros behind closed gates, where any choice gives the same gradient."""
-    evidence = certify(name)
+    evidence = certify(name, ENTRIES[name])
     assert evidence.output <= 1e-12
     assert evidence.weight <= 1e-12
     assert evidence.completeness <= 1e-12
@@ -28,9 +44,11 @@ def test_zoo(name: str) -> None:
     assert not evidence.missing and not evidence.foreign and not evidence.changed
     if evidence.gates:
         assert 0 < evidence.open < 1
-    if name in COUNTS:
-        assert evidence.gates == COUNTS[name]
+    graph = evidence.lin.graph
+    assert evidence.gates == GATES.get(name, evidence.gates)
+    assert name not in BLOCKS or sum(map(len, residual_blocks(graph).values())) == BLOCKS[name]
     check_finite_differences(evidence)
+    assert_equal(graph.to_module(), lambda x: run(evidence.model, evidence.entry, x), evidence.x)
 
 
 def check_finite_differences(evidence: Evidence) -> None:
@@ -43,10 +61,9 @@ def check_finite_differences(evidence: Evidence) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
-def test_zoo_in_single_precision(name: str) -> None:
+def test_zoo_in_single_precision() -> None:
     """The gates of a float32 network may differ from those of the float64 one: rounding is judged on the output."""
-    model, x = instance(name)
+    model, x = instance("efficientnet_lite0")
     with torch.no_grad():
         exact = model(x)
         model, x = model.float(), x.float()
