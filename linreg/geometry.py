@@ -2,14 +2,15 @@
 
 Along each axis of the picture (a dimension of the input after the channels), a node's position q has
 
-- a receptive field, the pixels first[q] … last[q]: from the first to the last that the unit reads, over all the units
-  at q, whatever gates and selections choose;
+- a receptive field, the pixels first[q] … last[q]: from the first to the last that is read by any unit at q, of all
+  channels, whatever gates and selections choose;
 - a centre c(q), in pixels, pixel i having its own at i. A window that slides over x has the middle of the window for
   its centre, padding included: so c(q) = offset + stride · q holds up to the borders, and a picture that is shifted by
-  the stride shifts its centres. Along its layers, c = c_x ∘ u, with u(q) the operator's own centre in positions of x.
+  the stride shifts its centres. What makes a picture larger is the transpose of such a window: its units lie evenly
+  among those that they read. From layer to layer c = c_x ∘ u, with u(q) the operator's own centre in positions of x.
 
-Where branches meet, they must agree. A dimension in which all positions come together (a global pool, a flattening, a
-fully connected layer) leaves no place, and says so.
+Where branches meet, they must agree, to within less than a step. Where all positions come together (a global pool, a
+flattening, a fully connected layer) no place is left, and the node and the reason are told.
 
 Indices: a axis, k data input of a node, p position of an input, q of the node.
 """
@@ -34,16 +35,20 @@ ROUNDING = 1e-6  # pixels: centres this near are the same
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """The node at which a place is lost, and why; `refused` where positions do not come together, as in a global pool,
-    but branches disagree, or an operator does not tell where it looks.
+    """The name of the node at which a place is lost, its operator and the user's line, and why.
+
+    `refused`: not because positions come together, as in a global pool, but because branches disagree, or an operator
+    does not tell where it looks.
     """
 
-    node: Node
+    node: str
+    kind: str
+    source: str
     why: str
-    refused: bool = False
+    refused: bool
 
     def __str__(self) -> str:
-        return f"node '{self.node.name}' ({self.node.operator.kind}): {self.why}"
+        return f"node '{self.node}' ({self.kind}): {self.why}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +58,7 @@ class Axis:
     `dim` is the dimension of the node's value that they lie along, counted as in PyTorch with the batch first; with
     None, all of its units are at one position. `centres`, `first` and `last` (positions,) are in pixels; first > last
     where a unit reads nothing but padding. `stride` is the step of the centres, negative where the picture is mirrored;
-    where the steps differ, their mean over the whole.
+    where the steps differ, about their mean.
 
     Without a place `centres` is None, and `loss` says why. Where branches agree only to within a step, the centres are
     those of the branch that looks at least, and `slack` is how far the others are from them at most, in pixels.
@@ -80,7 +85,7 @@ class Axis:
 
     @property
     def regular(self) -> bool:
-        """Whether c(q) = offset + stride · q."""
+        """Whether c(q) = offset + stride · q for all q."""
         return self.centres is not None and bool(np.allclose(np.diff(self.centres), self.stride, rtol=0, atol=ROUNDING))
 
     @property
@@ -100,7 +105,7 @@ class Axis:
         positions, size = reach.reads.shape
         if reach.centres is None or (positions == 1 < size == len(p)):
             kept = self.loss is not None and not self.loss.refused
-            return replace(moved, centres=None, loss=self.loss if kept else Loss(node, reach.why or TOGETHER))
+            return replace(moved, centres=None, loss=self.loss if kept else _loss(node, reach.why or TOGETHER))
         if self.centres is None:
             return moved
         return replace(moved, centres=extended(reach.centres, np.arange(size), self.centres, self.stride))
@@ -164,8 +169,9 @@ class Geometry:
         """Itself. Raises LinregError where branches disagree or an operator does not tell; not for want of a place."""
         if self.loss is None or not self.loss.refused:
             return self
-        way = "crop or pad its branches alike; linreg.geometry.geometries(graph) goes on without a place"
-        raise LinregError(f"no place on the picture for '{self.node}': {self.loss.node}: {self.loss.why}; {way}")
+        place = f", at {self.loss.source}" if self.loss.source else ""
+        way = "linreg.geometry.geometries(graph) goes on without a place"
+        raise LinregError(f"no place on the picture for '{self.node}', from {self.loss}{place}; {way}")
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -203,6 +209,10 @@ def _own(number: int, size: int) -> Axis:
     return Axis(number, size, number, pixels.astype(float), pixels, pixels)
 
 
+def _loss(node: Node, why: str, refused: bool = False) -> Loss:
+    return Loss(node.name, node.operator.kind, node.source, why, refused)
+
+
 def _look(node: Node, inputs: list[Geometry]) -> Geometry:
     """A node's geometry from those of its inputs."""
     operands = [Placed(x.shape, frozenset(a.dim - 1 for a in x.axes if a.dim is not None)) for x in inputs]
@@ -216,7 +226,7 @@ def _look(node: Node, inputs: list[Geometry]) -> Geometry:
         read = [(name, axis, to) for name, axis, to in zip(node.inputs, own, follows, strict=True) if to is not None]
         joined = _join(node, [(name, _follow(axis, to, node)) for name, axis, to in read])
         if refusal and any(axis.dim is not None for axis in own):
-            joined = replace(joined, centres=None, loss=Loss(node, refusal, refused=True))
+            joined = replace(joined, centres=None, loss=_loss(node, refusal, refused=True))
         axes.append(joined)
     return Geometry(node.name, node.shape, tuple(axes))
 
@@ -250,7 +260,7 @@ def _join(node: Node, branches: list[tuple[str, Axis]]) -> Axis:
         return replace(joined, loss=losses[0])
     if len(dims) > 1:
         lie = " and ".join(f"that of '{name}' in dimension {part.dim}" for name, part in branches)
-        return replace(joined, loss=Loss(node, f"its branches lie across each other, {lie}", refused=True))
+        return replace(joined, loss=_loss(node, f"its branches lie across each other, {lie}", refused=True))
     claims = [(name, part) for name, part in branches if part.placed and part.dim == joined.dim]
     return _agreed(node, joined, claims, losses[0] if losses else None)
 
@@ -265,12 +275,12 @@ def _agreed(node: Node, joined: Axis, claims: list[tuple[str, Axis]], unplaced: 
     low, high = (bound.reduce(centres, initial=np.nan) for bound in (np.fmin, np.fmax))
     known = ~np.isnan(low)
     if not known.any() or (unplaced and not known.all()):
-        return replace(joined, loss=unplaced or Loss(node, "it reads nothing of the input"))
+        return replace(joined, loss=unplaced or _loss(node, "it reads nothing of the input"))
     least = min(part.extent for part in parts)
     finest = [part.extent == least for part in parts]
     stride = float(np.mean([part.stride for part in parts if part.extent == least]))
     if not _distinct(low[known], high[known], stride):
-        return replace(joined, loss=Loss(node, _disagreement(centres, [name for name, _ in claims]), refused=True))
+        return replace(joined, loss=_loss(node, _disagreement(centres, [name for name, _ in claims]), refused=True))
     sums = np.fmin.reduce(centres[finest]) + np.fmax.reduce(centres[finest])  # halfway, where several look at as little
     chosen = np.where(np.isnan(sums), low + high, sums)[known] / 2
     apart = np.fmax.reduce(np.abs(centres[:, known] - chosen), axis=1, initial=0.0)
@@ -303,7 +313,7 @@ def _cells(geometry: Geometry) -> tuple[str, ...]:
     axes = geometry.axes
     strides = (f"{axis.stride:g}" if axis.regular else f"≈{axis.stride:.3g}" if axis.placed else "–" for axis in axes)
     offsets = ("–" if axis.offset is None else f"{axis.offset:g}" for axis in axes)
-    losses = {axis.loss.node.name: str(axis.loss) for axis in axes if axis.loss}
+    losses = {axis.loss.node: str(axis.loss) for axis in axes if axis.loss}
     remarks = [why if name == geometry.node else f"no place from '{name}' on" for name, why in losses.items()]
     slack = max((axis.slack for axis in axes if axis.placed), default=0.0)
     remarks += [f"branches within ±{slack:g}"] * (slack > 0)

@@ -137,7 +137,7 @@ def test_a_size_that_a_constant_decides_is_a_number() -> None:
         weights = torch.full((source.size(0),), 0.5, dtype=x.dtype)
         return torch.zeros_like(x).index_add(1, target, x[:, source] * weights).relu()
 
-    x = numbers(3, 4)
+    x = values(3, 4)
     graph = linreg.trace(Lambda(spread), x)
     torch.testing.assert_close(graph(x), F.relu(0.5 * x.roll(1, 1)), **EXACT)
     assert graph.batch is None

@@ -26,16 +26,17 @@ from linreg.operators.table import Built, Call, Data, Known, rule
 class Sums(LinearFunction):
     """z_j = Σ x_i over the i that go to j: each element of an input is added to one output at most (F.fold).
 
-    Aᵀ moves, so it is asked where each element goes. `shape` is that of z.
+    Aᵀ moves, so it is asked where each element goes. `shape` is that of z, `like` an empty tensor on the data's device.
     """
 
     shape: Shape = field(kw_only=True)
     images: int | None = field(kw_only=True, default=None)
+    like: Tensor = field(kw_only=True)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         """The adjoint is run on 1, 2, … in the place of values."""
         rows = prod(self.shape)
-        numbers = torch.arange(1, rows + 1, dtype=torch.float64).view(1, *self.shape)
+        numbers = torch.arange(1, rows + 1, dtype=torch.float64, device=self.like.device).view(1, *self.shape)
         places = self.adjoint(numbers.expand(self.images or 1, *self.shape))
         goals = [to_numpy(place[0]).astype(int) - 1 for place in places]
         return tuple(selection(goal, rows).T.tocsr() for goal in goals)
@@ -107,7 +108,7 @@ def _put(call: Call) -> Built:
         return where(call, mask, replace(value, value=value.value.reshape(())), call["self"])
     _fixed_index(call, "indices")
     if call["accumulate"]:
-        return copied(call, "write", "self", "values", form=partial(Measured, shape=call.shape, like=call.like))
+        return copied(call, "write", "self", "values", form=partial(Measured, shape=call.shape))
     return _once(call, copied(call, "write", "self", "values"))
 
 

@@ -176,10 +176,12 @@ def _along(call: Call, kind: str, factor: Factor, reach: Callable[[csr_array], R
     if d < 0:
         raise LinregError("it runs over the batch dimension: the images are not kept apart")
     matrix = partial(factor, x.shape[d])
-    form = Separable(
-        call.evaluate, (x.shape,), kind=kind, factors={d: matrix}, reaches={d: lambda: reach(matrix())}
-    )  # fmt: skip
-    return form, (x,)
+    reaches = {d: partial(_told, reach, matrix)}
+    return Separable(call.evaluate, (x.shape,), kind=kind, factors={d: matrix}, reaches=reaches), (x,)
+
+
+def _told(reach: Callable[[csr_array], Reach], matrix: Callable[[], csr_array]) -> Reach:
+    return reach(matrix())
 
 
 @rule("cumsum")

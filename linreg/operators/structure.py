@@ -88,11 +88,12 @@ class Reshape(Affine):
 class Move(LinearFunction):
     """z_j = x_{i(j)}, or 0: each output is a copy of one element of one of the inputs x_1 … x_K.
 
-    `images` is how many images the function takes, where that is fixed; some moves put their inputs side by side, which
-    their `role` says.
+    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some moves
+    put their inputs side by side, which their `role` says.
     """
 
     images: int | None = field(kw_only=True, default=None)
+    like: Tensor = field(kw_only=True)
     role: Role = field(kw_only=True, default=Role.OTHER)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
@@ -108,10 +109,10 @@ class Move(LinearFunction):
         The function itself tells: it is run on 1, 2, … in the place of values.
         """
         *firsts, _ = accumulate((prod(shape) for shape in self.shapes), initial=1)
-        places = [
-            torch.arange(first, first + prod(shape), dtype=torch.float64).view(shape).expand(self.images or 1, *shape)
-            for first, shape in zip(firsts, self.shapes, strict=True)
-        ]
+        places = []
+        for first, shape in zip(firsts, self.shapes, strict=True):
+            numbers = torch.arange(first, first + prod(shape), dtype=torch.float64, device=self.like.device)
+            places.append(numbers.view(shape).expand(self.images or 1, *shape))
         source = to_numpy(self.function(*places)[0]).astype(np.int64)
         return tuple(_within(source - first, prod(shape)) for first, shape in zip(firsts, self.shapes, strict=True))
 
@@ -198,11 +199,16 @@ def copied(
     """
     shapes, images = tuple(data.shape for data in call.data), call.images
     if not any(_fixed(call[term]) for term in terms):
-        return form(call.evaluate, shapes, kind=kind, images=images), call.data
+        return form(call.evaluate, shapes, kind=kind, images=images, like=call.like), call.data
     linear = replace(call, arguments=call.arguments | {term: _zeroed(call[term]) for term in terms})
     value: Tensor = call.evaluate(*(call.like.new_zeros(images or 1, *shape) for shape in shapes))
-    constants = (Constant(constant, value),) if value.any() else ()
-    return form(linear.evaluate, shapes, constants, kind, images=images), call.data
+    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some moves
+    put their inputs side by side, which their `role` says.
+    """
+
+    images: int | None = field(kw_only=True, default=None)
+    like: Tensor = field(kw_only=True)
+    role: Role = field(kw_only=True, default=Role.OTHER)
 
 
 def _fixed(argument: Any) -> bool:
@@ -282,8 +288,13 @@ def _concatenate(call: Call) -> Built:
     parts, dim = call["tensors"], (call["dim"] or 0) % (len(call.shape) + 1)
     if call.name in ("cat", "concat") and dim > 0 and all(isinstance(part, Data) for part in parts):
         shapes = tuple(part.shape for part in parts)
-        return Concat(call.evaluate, shapes, kind="concat", images=call.images, dim=dim), call.data
-    return copied(call, "concat", "tensors", form=partial(Move, role=Role.CONCATENATION))
+    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some moves
+    put their inputs side by side, which their `role` says.
+    """
+
+    images: int | None = field(kw_only=True, default=None)
+    like: Tensor = field(kw_only=True)
+    role: Role = field(kw_only=True, default=Role.OTHER)
 
 
 @rule("flip", "roll", "rot90", "fliplr")
