@@ -91,8 +91,8 @@ def test_any_batches_give_what_explain_gives_one_at_a_time(name: str, options: d
             for part in batches.SCORES:
                 expected = getattr(result.split, part).item()
                 assert getattr(value, part) == pytest.approx(expected, rel=1e-10, abs=1e-12)
-            pairs = zip(batches.MAPS, (result.attribution, result.positive, result.negative), strict=True)
-            for part, expected in pairs:
+            maps = (result.attribution, result.positive, result.negative, result.complete)
+            for part, expected in zip(batches.MAPS, maps, strict=True):
                 torch.testing.assert_close(getattr(value, part), expected[0], rtol=1e-10, atol=1e-12)
             assert value.iterations == result.iterations
 
@@ -341,10 +341,11 @@ def test_a_broken_file_is_named_before_any_work(kind: str, tmp_path: Path, sizes
 
 
 def test_other_files_and_leftovers_do_not_matter(tmp_path: Path) -> None:
-    for name in ("000001.partial.npz", "notes.npz", "notes.txt"):
+    others = {"1b5e.partial.npz", "notes.npz", "notes.txt"}
+    for name in others:
         (tmp_path / name).write_text("hello")
     assert len(explained("conv_bn", out=tmp_path)) == 5
-    assert "000001.partial.npz" not in files(tmp_path)
+    assert set(files(tmp_path)) == others | {f"{index:06d}.npz" for index in range(5)}
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,8 @@ class Reshape(Affine):
 class Move(LinearFunction):
     """z_j = x_{i(j)}, or 0: each output is a copy of one element of one of the inputs x_1 … x_K.
 
-    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some moves
-    put their inputs side by side, which their `role` says.
+    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some
+    moves put their inputs side by side, which their `role` says.
     """
 
     images: int | None = field(kw_only=True, default=None)
@@ -202,13 +202,8 @@ def copied(
         return form(call.evaluate, shapes, kind=kind, images=images, like=call.like), call.data
     linear = replace(call, arguments=call.arguments | {term: _zeroed(call[term]) for term in terms})
     value: Tensor = call.evaluate(*(call.like.new_zeros(images or 1, *shape) for shape in shapes))
-    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some moves
-    put their inputs side by side, which their `role` says.
-    """
-
-    images: int | None = field(kw_only=True, default=None)
-    like: Tensor = field(kw_only=True)
-    role: Role = field(kw_only=True, default=Role.OTHER)
+    constants = (Constant(constant, value),) if value.any() else ()
+    return form(linear.evaluate, shapes, constants, kind, images=images, like=call.like), call.data
 
 
 def _fixed(argument: Any) -> bool:
@@ -288,13 +283,9 @@ def _concatenate(call: Call) -> Built:
     parts, dim = call["tensors"], (call["dim"] or 0) % (len(call.shape) + 1)
     if call.name in ("cat", "concat") and dim > 0 and all(isinstance(part, Data) for part in parts):
         shapes = tuple(part.shape for part in parts)
-    `images` is how many images the function takes, where that is fixed, `like` an empty tensor on its device; some moves
-    put their inputs side by side, which their `role` says.
-    """
-
-    images: int | None = field(kw_only=True, default=None)
-    like: Tensor = field(kw_only=True)
-    role: Role = field(kw_only=True, default=Role.OTHER)
+        form = partial(Concat, kind="concat", images=call.images, like=call.like, dim=dim)
+        return form(call.evaluate, shapes), call.data
+    return copied(call, "concat", "tensors", form=partial(Move, role=Role.CONCATENATION))
 
 
 @rule("flip", "roll", "rot90", "fliplr")
