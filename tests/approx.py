@@ -15,10 +15,10 @@ def values(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def assert_within(found: Tensor, expected: Tensor | float, size: Tensor | float) -> None:
+def assert_within(found: Tensor | float, expected: Tensor | float, size: Tensor | float) -> None:
     """To 1e-12 of `size`: Σ|terms|, the scale of the rounding errors of what is summed."""
-    error = (found - expected).abs()
-    assert (error <= 1e-12 * size).all(), f"{found} is not {expected}, at Σ|terms| = {size}"
+    near = torch.as_tensor(abs(found - expected) <= 1e-12 * size)
+    assert near.all(), f"{found} is not {expected}, at Σ|terms| = {size}"
 
 
 def gradient(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

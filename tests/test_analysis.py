@@ -11,9 +11,11 @@ from math import isnan, nan
 import numpy as np
 import pytest
 import torch
+from approx import assert_within
 from literal import layers
 from matplotlib.figure import Figure
 from nets import NETS, traced
+from splits import Masks, random_masks
 from torch import Tensor, nn
 
 import dmbp
@@ -25,14 +27,7 @@ from dmbp.plot import mask_pictures as sheets
 
 TARGET = [0, 2, 1]
 EXACT = 1e-12
-Masks = dict[str, Tensor]
 SPLITS = [(name, sites) for name in NETS for sites in ("gates", "blocks")]
-
-
-def random_masks(lin: linreg.Linearization, sites: str = "gates", seed: int = 0) -> Masks:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {site: (lin.input.shape[0], *lin.graph[site].shape) for site in dmbp.find_sites(lin.graph, sites)}
-    return {site: torch.rand(shape, generator=generator, dtype=torch.float64) for site, shape in shapes.items()}
 
 
 @cache
@@ -238,10 +233,6 @@ def test_two_images_of_one_batch_are_compared_and_two_networks_are_not() -> None
 # ---- what the sites carry ----
 
 
-def assert_same(found: float, expected: Tensor | float, size: Tensor | float) -> None:
-    assert abs(found - float(expected)) <= EXACT * float(size), f"{found} is not {expected}, at Σ|terms| = {size}"
-
-
 @pytest.mark.parametrize(("name", "sites"), SPLITS)
 @pytest.mark.parametrize("unmasked", ["nuisance", "both"])
 def test_sites_and_remainder_sum_to_each_part(name: str, sites: str, unmasked: str) -> None:
@@ -253,10 +244,10 @@ def test_sites_and_remainder_sum_to_each_part(name: str, sites: str, unmasked: s
         assert found.remainder == ((0, 0, u) if unmasked == "nuisance" else (u, u, -u))
         for part, column, rest in zip(("positive", "negative", "nuisance"), PARTITIONS, found.remainder, strict=True):
             total = sum(getattr(carry, column) for carry in found.sites) + rest
-            assert_same(total, getattr(split, part)[image], found.magnitude)
+            assert_within(total, getattr(split, part)[image], found.magnitude)
         assert found.error <= EXACT * found.magnitude
         for carry in found.sites:
-            assert_same(carry.nuisance, carry.from_positive + carry.from_negative, found.magnitude)
+            assert_within(carry.nuisance, carry.from_positive + carry.from_negative, found.magnitude)
 
 
 @pytest.mark.parametrize(("name", "sites"), SPLITS)
@@ -287,7 +278,7 @@ def test_each_part_is_a_difference_of_masked_networks(name: str, sites: str) -> 
         }
         for part, values in expected.items():
             for carries, value in zip(found, values, strict=True):
-                assert_same(getattr(carries.sites[l], part), value, lin.ledger(TARGET).magnitude.max())
+                assert_within(getattr(carries.sites[l], part), value, lin.ledger(TARGET).magnitude.max())
 
 
 def enumerated(model: nn.Module, lin: linreg.Linearization, masks: Masks) -> dict[tuple[str, int], Tensor]:
@@ -324,10 +315,10 @@ def test_carries_are_sums_over_sign_patterns(name: str) -> None:
         size = lin.ledger(target).magnitude
         zero = torch.zeros(3)
         for l, carry in enumerate(found):
-            assert_same(carry.nuisance, sums.get(("~", l), zero)[target], size)
+            assert_within(carry.nuisance, sums.get(("~", l), zero)[target], size)
             for sign, side in (("+", "positive"), ("-", "negative")):
-                assert_same(getattr(carry, f"first_{side}"), sums[sign, l][target], size)
-                assert_same(getattr(carry, side), sum(sums[sign, k][target] for k in range(l + 1)), size)
+                assert_within(getattr(carry, f"first_{side}"), sums[sign, l][target], size)
+                assert_within(getattr(carry, side), sum(sums[sign, k][target] for k in range(l + 1)), size)
 
 
 def test_without_biases_every_layer_of_a_chain_carries_all() -> None:
@@ -336,8 +327,8 @@ def test_without_biases_every_layer_of_a_chain_carries_all() -> None:
     found = analysis.carries(split, 1)
     assert found.sites[0].nuisance == 0  # one sign cannot disagree
     for carry in found.sites:
-        assert_same(carry.positive, split.positive[1], found.magnitude)
-        assert_same(carry.negative, split.negative[1], found.magnitude)
+        assert_within(carry.positive, split.positive[1], found.magnitude)
+        assert_within(carry.negative, split.negative[1], found.magnitude)
 
 
 def test_an_image_that_is_not_there_is_refused() -> None:

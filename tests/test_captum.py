@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from approx import EXACT
 from nets import Inner, traced
 from torch import Tensor, nn
 
 import linreg
 from linreg.module import Function, Network
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 captum = pytest.importorskip("captum.attr")
 lrp_rules = pytest.importorskip("captum.attr._utils.lrp_rules")

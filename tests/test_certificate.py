@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import NETS, Lambda, traced
+from nets import NETS, Lambda, every_net, traced
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
@@ -22,7 +22,6 @@ from linreg.operators.rounding import gamma, widening
 from linreg.operators.sparse import diagonal
 from linreg.pattern import disagreements
 
-every_net = pytest.mark.parametrize("name", NETS)
 FLOAT32, FLOAT64 = torch.float32, torch.float64
 # Nets of which float32 and float64 hold the same numbers: no batch norm to fold, no decimal fraction in the code.
 SAME_NUMBERS = ("chain", "chain_with_biases", "residual_outer", "pools", "dropout", "shortcut")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import literal_dmbp as literal
 import pytest
 import torch
-from nets import NETS, Net, randomised
+from nets import NETS, Net, seeded_net
+from splits import random_masks
 from torch import Tensor, nn
 
 import dmbp
@@ -45,13 +46,7 @@ class Outer(nn.Module):
 
 
 def seeded(build: Callable[[], nn.Module], *shape: int) -> Callable[[], Net]:
-    def factory() -> Net:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = randomised(build().double()).eval()
-            return model, torch.randn(IMAGES, *shape, dtype=torch.float64)
-
-    return factory
+    return partial(seeded_net, build, *shape, images=IMAGES)
 
 
 def saturating() -> nn.Module:
@@ -141,15 +136,6 @@ def stacked(parts: tuple[dict[str, Tensor], ...]) -> dict[str, Tensor]:
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
 
-def random_masks(name: str, place: str, seed: int = 0) -> dict[str, Tensor]:
-    _, x, lin = network(name)
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        site: torch.rand(len(x), *lin.graph[site].shape, generator=generator, dtype=torch.float64)
-        for site in CASES[name].sites[place]
-    }
-
-
 @pytest.mark.parametrize("place", ["gates", "blocks"])
 @pytest.mark.parametrize("name", CASES)
 def test_sites_are_where_the_paper_puts_them(name: str, place: str) -> None:
@@ -201,7 +187,7 @@ def test_b1_takes_a_gradient_of_zero_for_no_sign() -> None:
 def test_split_equals_the_literal_backward_passes(name: str, place: str, unmasked: str) -> None:
     """Scores, mappings ∇ₓF± and every ∇_b F± ⊙ b, for masks at random."""
     model, x, lin = network(name)
-    masks = random_masks(name, place)
+    masks = random_masks(lin, CASES[name].sites[place])
     split = dmbp.decompose(lin, masks, CLASSES, unmasked)
     for i in range(IMAGES):
         image, w = x[i : i + 1], one_hot(i)

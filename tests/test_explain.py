@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nets import NETS
+from nets import NETS, traced
 from splits import recurred
 from torch import Tensor, nn
 
@@ -23,10 +22,9 @@ SCORES = ("positive", "negative", "nuisance")
 SAME = {"rtol": 1e-10, "atol": 1e-10}
 
 
-@cache
 def given(name: str) -> tuple[nn.Module, Tensor, linreg.OperatorGraph]:
-    model, x = NETS[name]()
-    return model, x, linreg.trace(model, x)
+    t = traced(name)
+    return t.model, t.x, t.graph
 
 
 def explained(name: str = "chain_with_biases", **options: Any) -> dmbp.Result:
@@ -47,8 +45,9 @@ def assert_same(a: dmbp.Result, b: dmbp.Result) -> None:
     assert (a.loss, a.iterations, a.interrupted) == (b.loss, b.iterations, b.interrupted)
 
 
-@pytest.mark.parametrize("name", ["chain_with_biases", "residual_outer", "mobile"])
-@pytest.mark.parametrize("sites", ["gates", "blocks"])
+@pytest.mark.parametrize(
+    ("name", "sites"), [("chain_with_biases", "gates"), ("residual_outer", "blocks"), ("mobile", "gates")]
+)
 def test_a_model_and_its_graph_give_the_same(name: str, sites: str) -> None:
     model, x, graph = given(name)
     options = {"iterations": 4, "sites": sites, "progress": False}

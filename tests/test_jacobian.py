@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from approx import values
-from nets import NETS, Lambda, traced
+from approx import EXACT, values
+from nets import Lambda, every_net, traced
 from rerun import rerun, value
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ import linreg
 from linreg import Jacobian, Linearization, LinregError
 from linreg import jacobian as constants
 from linreg.operators import Convolution
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-every_net = pytest.mark.parametrize("name", NETS)
 
 
 def one(name: str) -> Linearization:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import NETS, Lambda
+from approx import values
+from nets import NETS, Lambda, traced
 from splits import recurred
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,10 +35,8 @@ WEIGHT = torch.tensor([[1.0, -2.0], [0.5, 1.0], [-1.0, 3.0], [2.0, 1.0]], dtype=
 NAMES = ("chain_with_biases", "conv_bn", "residual_inner", "mobile", "gates", "shortcut", "wiring")
 
 
-@cache
 def region(name: str) -> linreg.Linearization:
-    model, x = NETS[name]()
-    return linreg.trace(model, x).linearize(x)
+    return traced(name).lin
 
 
 def learn(name: str, **options: Any) -> dmbp.Learned:
@@ -55,17 +53,12 @@ def descent(name: str, whole: bool = False, loss: str = "all") -> Descent:
 # ---- kernels ----
 
 
-def draws(*shape: int, count: int = 1, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
-
-
 @pytest.mark.parametrize("side", [0.0, 1.0])
 @pytest.mark.parametrize("gate", ["none", "switch", "leaky", "with offset"])
 def test_kernels_are_their_formulas(gate: str, side: float) -> None:
     """Against autograd of mask · (s z + t), and PyTorch's RMSprop, over more numbers than one piece holds."""
     size = kernels.PIECE * torch.get_num_threads() + 7
-    plus, minus, theta, grad, chance, offset = draws(size, count=6)
+    plus, minus, theta, grad, chance, offset = (values(size, seed=k) for k in range(6))
     slope = {"none": None, "leaky": torch.where(chance > 0, 1.0, -0.1).double()}.get(gate, (chance > 0).double())
     offset = offset if gate == "with offset" else None  # type: ignore[assignment]
     z = plus if side else minus

@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from approx import EXACT
 from matplotlib.figure import Figure
-from nets import NETS, traced
+from nets import NETS, every_net, traced
 from torch import nn
 
 import dmbp
@@ -18,9 +19,6 @@ import linreg
 from linreg import Ledger, LinregError, Term
 from linreg.plot import steps, waterfall
 from linreg.plot.style import BLUE, RED, TOTAL
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-every_net = pytest.mark.parametrize("name", NETS)
 
 
 def ledger(name: str, target: int = 1, fuse: bool = True) -> Ledger:

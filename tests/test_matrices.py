@@ -10,10 +10,10 @@ import literal
 import numpy as np
 import pytest
 import torch
-from approx import values
+from approx import EXACT, values
 from cases import CASES, every_case
 from cases import traced as traced_case
-from nets import BLOCKS, NETS, Lambda, randomised, traced
+from nets import BLOCKS, Lambda, every_net, randomised, traced
 from rerun import rerun
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ from linreg import jacobian as constants
 from linreg.operators import Affine, Convolution, Linear
 from linreg.operators.base import LinearFunction
 from linreg.operators.sparse import degrees_of
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-every_net = pytest.mark.parametrize("name", NETS)
 
 
 def one(name: str) -> Linearization:

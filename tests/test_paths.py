@@ -12,7 +12,9 @@ import networkx as nx
 import pytest
 import torch
 import torchvision
+from approx import assert_within
 from nets import NETS, Lambda, randomised, traced
+from splits import random_masks
 from torch import Tensor, nn
 
 import dmbp
@@ -79,17 +81,8 @@ def jacobians(lin: linreg.Linearization, node: linreg.Node) -> list[Tensor]:
 @cache
 def region(name: str) -> linreg.Linearization:
     """One image of a net: paths are enumerated for one at a time."""
-    model, x = NETS[name]()
-    return linreg.trace(model, x).linearize(x[:1])
-
-
-def random_masks(lin: linreg.Linearization, sites: str = "gates") -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = len(lin.input)
-    return {
-        site: torch.rand(images, *lin.graph[site].shape, generator=generator, dtype=torch.float64)
-        for site in dmbp.find_sites(lin.graph, sites)
-    }
+    t = traced(name)
+    return t.graph.linearize(t.x[:1])
 
 
 def size(paths: list[Path]) -> float:
@@ -146,7 +139,7 @@ def test_a_nodes_share_is_the_sum_of_the_paths_that_pass_it(name: str, grade: st
 
 
 def assert_same(found: Tensor, expected: Tensor, lin: linreg.Linearization) -> None:
-    assert ((found - expected).abs() <= EXACT * lin.ledger(TARGET).magnitude).all()
+    assert_within(found, expected, lin.ledger(TARGET).magnitude)
 
 
 GRADES_AND_NODES: list[Grade] = [*GRADES, ["nodes"]]

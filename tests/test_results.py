@@ -19,7 +19,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from nets import NETS, traced
+from nets import NETS, every_net, traced
 from torch import nn
 
 import dmbp
@@ -32,7 +32,6 @@ from linreg.paths import path_spectrum
 from linreg.text import counted, decimals, html_table, number, numbers, table
 
 TARGET = [0, 2, 1]
-every_net = pytest.mark.parametrize("name", NETS)
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 
 

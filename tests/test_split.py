@@ -9,6 +9,7 @@ from itertools import product
 
 import pytest
 import torch
+from approx import assert_within
 from literal import layers
 from nets import NETS, traced
 from splits import Masks, complement, literal_shares, random_masks, recurred, uniform_masks
@@ -39,10 +40,6 @@ def scale(lin: linreg.Linearization) -> Tensor:
     return lin.ledger(TARGET).magnitude
 
 
-def assert_same(found: Tensor, expected: Tensor | float, size: Tensor) -> None:
-    assert ((found - expected).abs() <= EXACT * size).all(), f"{found} is not {expected}, at Σ|terms| = {size}"
-
-
 SPLITS = [(name, sites) for name in NETS for sites in ("gates", "blocks")]
 
 
@@ -56,12 +53,12 @@ def test_the_three_parts_give_the_models_score(name: str, sites: str, unmasked: 
     parts = recurred(lin, masks, TARGET, unmasked)
     with torch.no_grad():
         y = picked(model(lin.input))
-    assert_same(split.y, y, scale(lin))
+    assert_within(split.y, y, scale(lin))
     for part in PARTS:
-        assert_same(getattr(split, part), getattr(parts, part), scale(lin))
-    assert_same(split.positive + split.negative + parts.nuisance, y, scale(lin))
-    assert_same(parts.total, y, scale(lin))
-    assert_same(split.error, 0.0, scale(lin))
+        assert_within(getattr(split, part), getattr(parts, part), scale(lin))
+    assert_within(split.positive + split.negative + parts.nuisance, y, scale(lin))
+    assert_within(parts.total, y, scale(lin))
+    assert_within(split.error, 0.0, scale(lin))
 
 
 def test_error_sees_a_split_that_is_not_exact() -> None:
@@ -79,11 +76,11 @@ def test_uniform_masks(name: str) -> None:
     ones, zeros = (dmbp.decompose(lin, uniform_masks(lin, value), TARGET) for value in (1.0, 0.0))
     size = scale(lin)
     for split, all_of_it, nothing in [(ones, "positive", "negative"), (zeros, "negative", "positive")]:
-        assert_same(getattr(split, all_of_it), split.y - split.unmasked, size)
-        assert_same(getattr(split, nothing), 0.0, size)
-        assert_same(split.nuisance, split.unmasked, size)
+        assert_within(getattr(split, all_of_it), split.y - split.unmasked, size)
+        assert_within(getattr(split, nothing), 0.0, size)
+        assert_within(split.nuisance, split.unmasked, size)
         assert split.ledger(nothing).weight.abs().max() <= EXACT * size.max()
-    assert_same(ones.unmasked, zeros.unmasked, size)
+    assert_within(ones.unmasked, zeros.unmasked, size)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -94,7 +91,7 @@ def test_complementary_masks_swap_the_two_sides(name: str, unmasked: str) -> Non
     split = dmbp.decompose(lin, masks, TARGET, unmasked)
     swapped = dmbp.decompose(lin, complement(masks), TARGET, unmasked)
     for part, other in [("positive", "negative"), ("negative", "positive"), ("nuisance", "nuisance")]:
-        assert_same(getattr(swapped, part), getattr(split, other), scale(lin))
+        assert_within(getattr(swapped, part), getattr(split, other), scale(lin))
         torch.testing.assert_close(swapped.attribution(part), split.attribution(other), rtol=1e-10, atol=1e-12)
     assert (split.positive - split.negative).abs().min() > 1e-6  # to swap two equal numbers would prove nothing
 
@@ -108,7 +105,7 @@ def test_the_masked_network_is_linear_in_the_mask_of_each_site(name: str, sites:
         p, q, r = (
             dmbp.masked(lin, {**masks, site: mask}).score(TARGET) for mask in (masks[site], others[site], mix)
         )  # fmt: skip
-        assert_same(r, 0.3 * p + 0.7 * q, scale(lin))
+        assert_within(r, 0.3 * p + 0.7 * q, scale(lin))
 
 
 def test_the_masked_network_depends_on_the_mask_of_each_site() -> None:
@@ -139,9 +136,9 @@ def test_with_one_masked_layer_the_nuisance_is_what_no_mask_touches() -> None:
     bias = model[2].bias.detach()[TARGET]
     for unmasked, expected in [("nuisance", bias), ("both", -bias)]:
         split = dmbp.decompose(lin, random_masks(lin), TARGET, unmasked)
-        assert_same(split.unmasked, bias, scale(lin))
-        assert_same(split.nuisance, expected, scale(lin))
-        assert_same(split.ledger("nuisance").total, expected, scale(lin))
+        assert_within(split.unmasked, bias, scale(lin))
+        assert_within(split.nuisance, expected, scale(lin))
+        assert_within(split.ledger("nuisance").total, expected, scale(lin))
         assert split.attribution("nuisance").abs().max() <= EXACT
 
 
@@ -151,20 +148,20 @@ def test_both_leaves_the_unmasked_in_either_pass(name: str) -> None:
     masks = random_masks(lin)
     aside, both = (dmbp.decompose(lin, masks, TARGET, unmasked) for unmasked in ("nuisance", "both"))
     u = aside.unmasked
-    assert_same(both.unmasked, u, scale(lin))
-    assert_same(both.positive, aside.positive + u, scale(lin))
-    assert_same(both.negative, aside.negative + u, scale(lin))
-    assert_same(both.nuisance, aside.nuisance - 2 * u, scale(lin))
+    assert_within(both.unmasked, u, scale(lin))
+    assert_within(both.positive, aside.positive + u, scale(lin))
+    assert_within(both.negative, aside.negative + u, scale(lin))
+    assert_within(both.nuisance, aside.nuisance - 2 * u, scale(lin))
 
 
 def test_what_no_mask_touches_is_the_output_bias_and_the_paths_past_every_site() -> None:
     model, lin = region("chain_with_biases")
-    assert_same(dmbp.decompose(lin, random_masks(lin), TARGET).unmasked, model[-1].bias.detach()[TARGET], scale(lin))
+    assert_within(dmbp.decompose(lin, random_masks(lin), TARGET).unmasked, model[-1].bias.detach()[TARGET], scale(lin))
     model, lin = region("shortcut")
     with torch.no_grad():
         u = picked(model.wide(lin.input.flatten(1)) + model.deep[-1].bias)
     split = dmbp.decompose(lin, random_masks(lin), TARGET)
-    assert_same(split.unmasked, u, scale(lin))
+    assert_within(split.unmasked, u, scale(lin))
     weight = model.wide.weight.detach()[TARGET].view_as(lin.input)
     torch.testing.assert_close(split.ledger("unmasked").weight, weight, rtol=0, atol=EXACT)
 
@@ -236,7 +233,7 @@ def test_biases_meet_the_masks_from_their_layer_on() -> None:
     for target in range(3):
         split = dmbp.decompose(lin, masks, target)
         for part, expected in sums.items():
-            assert_same(getattr(split, part), expected[target], lin.ledger(target).magnitude)
+            assert_within(getattr(split, part), expected[target], lin.ledger(target).magnitude)
 
 
 def test_objective_is_the_larger_of_two_lines() -> None:
@@ -265,9 +262,9 @@ def test_ledgers_sum_to_their_parts(name: str, sites: str, unmasked: str) -> Non
     split = dmbp.decompose(lin, random_masks(lin, sites), TARGET, unmasked)
     for part in PARTS:
         ledger = split.ledger(part)
-        assert_same(ledger.total, getattr(split, part), scale(lin))
+        assert_within(ledger.total, getattr(split, part), scale(lin))
         assert torch.equal(split.attribution(part), ledger.weight * lin.input)
-        assert_same(split.attribution(part).flatten(1).sum(1) + ledger.bias_share, getattr(split, part), scale(lin))
+        assert_within(split.attribution(part).flatten(1).sum(1) + ledger.bias_share, getattr(split, part), scale(lin))
 
 
 @pytest.mark.parametrize(("name", "sites"), SPLITS)
@@ -282,14 +279,14 @@ def test_every_term_of_a_part_is_its_own_share(name: str, sites: str, unmasked: 
         ledger = split.ledger(part)
         torch.testing.assert_close(ledger.weight, shares[part].weight, rtol=1e-10, atol=EXACT)
         for term, expected in zip(ledger.terms, shares[part].constants.values(), strict=True):
-            assert_same(term.total, expected, scale(lin))
+            assert_within(term.total, expected, scale(lin))
     x = lin.input.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(picked(model(x)).sum(), x)
     three = sum(shares[part].weight for part in ("positive", "negative", "nuisance"))
     torch.testing.assert_close(three, gradient, rtol=1e-10, atol=EXACT)
     terms = zip(lin.ledger(TARGET).terms, *(shares[p].constants.values() for p in PARTS[:3]), strict=True)
     for term, *each in terms:
-        assert_same(sum(each), term.total, scale(lin))
+        assert_within(sum(each), term.total, scale(lin))
 
 
 @pytest.mark.parametrize("node", ["0", "2"])
@@ -300,7 +297,7 @@ def test_ledgers_sum_to_their_parts_where_a_layer_with_a_bias_is_masked(node: st
     shape = (IMAGES, *lin.graph[node].shape)
     split = dmbp.decompose(lin, {node: torch.rand(shape, generator=generator, dtype=torch.float64)}, TARGET)
     for part in PARTS:
-        assert_same(split.ledger(part).total, getattr(split, part), scale(lin))
+        assert_within(split.ledger(part).total, getattr(split, part), scale(lin))
 
 
 def convolutions() -> linreg.Linearization:
