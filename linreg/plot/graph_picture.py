@@ -17,7 +17,7 @@ from linreg.errors import LinregError
 from linreg.graph import INPUT, OperatorGraph
 from linreg.operators import Role
 from linreg.plot.placement import Layout, Point, lay_out
-from linreg.plot.style import BAND, DIVERGING, INK, LINE, NO_VALUE
+from linreg.plot.style import BAND, DIVERGING, INK, LINE, MARKERS, NO_VALUE
 
 PLAIN: dict[str, Any] = {"parse_math": False}  # a dollar in a name is a dollar
 
@@ -33,15 +33,15 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family("input", ">", 110, "#d9d9d9", None),  # which is no operator
-    Family("weights", "s", 95, "#88a8d0", Role.WEIGHTS),
-    Family("gate", "o", 105, "#f2b54a", Role.GATE),
-    Family("sum", "P", 140, "#7fbf8e", Role.SUM),
-    Family("concatenation", "D", 75, "#c79ac7", Role.CONCATENATION),
-    Family("max pool", "v", 110, "#e08a6a", Role.MAX_POOL),
-    Family("average or total", "^", 110, "#a9cfe0", Role.AVERAGE),
-    Family("scale or shift", "h", 115, "#c9c08a", Role.SCALE),
-    Family("other", "d", 75, "#bdbdbd", Role.OTHER),
+    Family("input", ">", 110, MARKERS["input"], None),  # which is no operator
+    Family("weights", "s", 95, MARKERS["weights"], Role.WEIGHTS),
+    Family("gate", "o", 105, MARKERS["gate"], Role.GATE),
+    Family("sum", "P", 140, MARKERS["sum"], Role.SUM),
+    Family("concatenation", "D", 75, MARKERS["concatenation"], Role.CONCATENATION),
+    Family("max pool", "v", 110, MARKERS["max pool"], Role.MAX_POOL),
+    Family("average or total", "^", 110, MARKERS["average"], Role.AVERAGE),
+    Family("scale or shift", "h", 115, MARKERS["scale"], Role.SCALE),
+    Family("other", "d", 75, MARKERS["other"], Role.OTHER),
 )
 
 

@@ -29,6 +29,20 @@ FRAME, GRID = "#bbbbbb", "#dddddd"
 DIVERGING = LinearSegmentedColormap.from_list("blue_white_red", [BLUE, PALE_BLUE, "#ffffff", PALE_RED, RED], N=257)
 
 
+# The markers of a graph, by what an operator is for in it.
+MARKERS = {
+    "input": "#d9d9d9",
+    "weights": "#88a8d0",
+    "gate": "#f2b54a",
+    "sum": "#7fbf8e",
+    "concatenation": "#c79ac7",
+    "max pool": "#e08a6a",
+    "average": "#a9cfe0",
+    "scale": "#c9c08a",
+    "other": PALE,
+}
+
+
 def despine(ax: Axes, *sides: str) -> None:
     """Leave out the frame at the top and on the right, and at other sides."""
     ax.spines[["top", "right", *sides]].set_visible(False)

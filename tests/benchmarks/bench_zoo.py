@@ -83,9 +83,7 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The zoo as a Markdown table.")
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="networks of tests/zoo.py (default: some of each family)"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks of tests/zoo (default: some of each family)")
     parser.add_argument("--all", action="store_true", help="every network")
     parser.add_argument("--size", type=int, help="height and width of the pictures that torchvision's networks take")
     options = parser.parse_args()
