@@ -117,7 +117,7 @@ class MaskedNetwork:
                 return self._both(node, affine, inputs)
             site = self.sites[node.name]
             z = inputs[0] if site.slope is not None else self._both(node, affine, inputs)
-            # The kernel writes to z: the memory that came in, where the site may have it and it lies in this order.
+            # The kernel overwrites z: the very memory that came in, if the site may have it and it lies in this order.
             z = (z.contiguous if site.takes else z.clone)(memory_format=site.layout)
             kept[node.name] = flat = site.rows(z)
             tensors = (flat[:images], flat[images:], site.rows(logits[node.name]), site.slope, site.offset)
@@ -142,7 +142,7 @@ class MaskedNetwork:
             affine = self.affines[node.name]
             if node.name in self.sites:
                 site = self.sites[node.name]
-                # `visit` writes to it, on the same terms as the kernel of the way there.
+                # `visit` overwrites the gradient, and so the one that arrived, on the same terms.
                 grad = (grad.contiguous if site.gives else grad.clone)(memory_format=site.layout)
                 visit(node.name, site.rows(grad))
                 if site.slope is not None:
