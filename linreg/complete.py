@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linreg.errors import LinregError
 from linreg.geometry import Axis, Geometry
 from linreg.graph import INPUT
 from linreg.ledger import Ledger
@@ -73,7 +74,16 @@ class CompleteMap:
         return sum((sum_per_image(share) for share in self.placed.values()), torch.zeros_like(self.rest))
 
     def layer(self, *nodes: str) -> Tensor:
-        """What the constants of some nodes put where, (N, *picture)."""
+        """What the constants of some nodes put where, (N, *picture).
+
+        Raises LinregError for a node that has no constants with a place; `placed` holds those that have.
+        """
+        for name in nodes:
+            if name not in self.placed:
+                raise LinregError(
+                    f"no constant of '{name}' has a place on the picture; those of these nodes do: "
+                    f"{', '.join(map(repr, self.placed)) or 'none'}"
+                )
         return sum(self._spread(nodes), torch.zeros_like(self.pixels))
 
     def _spread(self, nodes: tuple[str, ...]) -> list[Tensor]:
@@ -98,7 +108,9 @@ class CompleteMap:
 
 
 def complete_map(ledger: Ledger) -> CompleteMap:
-    """What `Ledger.complete` gives."""
+    """What `Ledger.complete` gives. Raises LinregError for a ledger that was made without a graph."""
+    if INPUT not in ledger.geometries:
+        raise LinregError("the ledger was made without a graph, which tells where its terms lie: use lin.ledger(…)")
     own = ledger.geometries[INPUT]
     channels = [dim for dim in range(1, ledger.x.dim()) if dim not in {axis.dim for axis in own.axes}]
     placed: dict[str, Tensor] = {}

@@ -17,6 +17,7 @@ Indices: a axis, k data input of a node, p position of an input, q of the node.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators import Affine
-from linreg.operators.reach import TOGETHER, Follows, Placed, Reach, extended, whole
+from linreg.operators.reach import IN_ONE, TOGETHER, Follows, Placed, Reach, extended, whole
 from linreg.operators.sparse import Array
 from linreg.text import table
 
@@ -215,12 +216,16 @@ def _loss(node: Node, why: str, refused: bool = False) -> Loss:
 
 def _look(node: Node, inputs: list[Geometry]) -> Geometry:
     """A node's geometry from those of its inputs."""
+    if 0 in node.shape or all(0 in x.shape for x in inputs):
+        return Geometry(node.name, node.shape, tuple(_nowhere(node, axis) for axis in inputs[0].axes))
     operands = [Placed(x.shape, frozenset(a.dim - 1 for a in x.axes if a.dim is not None)) for x in inputs]
     refusal, follows = "", tuple[Follows | None, ...]({} for _ in inputs)
     try:
         follows = node.operator.reach(operands, node.shape)
     except LinregError as error:
         refusal = str(error)
+    # What holds no element makes no claim.
+    follows = tuple(None if 0 in x.shape else to for x, to in zip(inputs, follows, strict=True))
     axes = []
     for own in zip(*(x.axes for x in inputs), strict=True):
         read = [(name, axis, to) for name, axis, to in zip(node.inputs, own, follows, strict=True) if to is not None]
@@ -228,7 +233,22 @@ def _look(node: Node, inputs: list[Geometry]) -> Geometry:
         if refusal and any(axis.dim is not None for axis in own):
             joined = replace(joined, centres=None, loss=_loss(node, refusal, refused=True))
         axes.append(joined)
-    return Geometry(node.name, node.shape, tuple(axes))
+    return Geometry(node.name, node.shape, _apart(node, axes))
+
+
+def _apart(node: Node, axes: list[Axis]) -> tuple[Axis, ...]:
+    """The axes, those without a place that have come to lie in one dimension, as along a diagonal of the picture."""
+    lying = Counter[int | None](axis.dim for axis in axes if axis.placed and axis.dim is not None)
+    return tuple(
+        replace(axis, centres=None, loss=_loss(node, IN_ONE)) if axis.placed and lying[axis.dim] > 1 else axis
+        for axis in axes
+    )
+
+
+def _nowhere(node: Node, axis: Axis) -> Axis:
+    """An axis of what holds no element, or reads none."""
+    none, loss = (np.array([axis.size]), np.array([-1])), axis.loss or _loss(node, "it reads nothing of the input")
+    return Axis(axis.number, axis.size, None, None, *none, loss=loss)
 
 
 def _follow(axis: Axis, follows: Follows, node: Node) -> Axis:

@@ -204,3 +204,42 @@ def test_a_table_has_no_places() -> None:
     complete = lin.ledger(TARGET).complete()
     assert complete.map.shape == (3,) and not complete.placed
     assert all("no axes of a picture" in why for why in complete.why.values())
+
+
+class Diagonal(nn.Module):
+    """Both axes of the picture in one dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x.diagonal(0, 2, 3) + 1).sum((1, 2))
+
+
+class Empty(nn.Module):
+    """A branch without elements beside one that has them, and a border around nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        none = x[:, :, :0]
+        border = nn.functional.pad(none, (0, 0, 2, 2), value=1.0).sum((2, 3))
+        return torch.relu(torch.cat([x, none], 2) + 1).sum((1, 2, 3)) + border.sum(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "unplaced"),
+    [(Diagonal(), {"add.constant": "in one dimension with others"}), (Empty(), {"pad.pad": "reads nothing"})],
+)
+def test_what_cannot_be_placed_is_in_the_rest(model: nn.Module, unplaced: dict[str, str]) -> None:
+    lin = linreg.trace(model, draw(2, 1, 5, 5)).linearize(draw(2, 1, 5, 5))
+    ledger = lin.ledger()
+    complete = ledger.complete()
+    check_sums(complete, lin.score(), ledger.magnitude, lin)
+    assert complete.unplaced.keys() == unplaced.keys()
+    assert all(words in complete.why[label] for label, words in unplaced.items())
+
+
+def test_what_has_no_map_says_so() -> None:
+    lin = traced("conv_bn").lin
+    ledger = lin.ledger(TARGET)
+    gate = next(node.name for node in lin.graph.nodes if node.is_gate)
+    with pytest.raises(linreg.LinregError, match=f"no constant of '{gate}' has a place on the picture; those of"):
+        ledger.complete().layer(gate)
+    with pytest.raises(linreg.LinregError, match=r"made without a graph.* use lin\.ledger"):
+        linreg.Ledger(ledger.weight, ledger.x, ledger.terms).complete()

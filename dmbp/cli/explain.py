@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dmbp.account import PARTS
+from dmbp.account import LINES
 from dmbp.cli.question import Question, ask, named
 from dmbp.explanation import explain
 from dmbp.files import check_writable, save_figure, slug, writable
@@ -63,7 +63,7 @@ def _report(question: Question, target: int, result: Result, folder: Path, alone
         **{name: score.item() for name, score in result.scores.items()},
         "completeness_error": checks.completeness_error.item(), "split_error": checks.split_error.item(),
         "iterations": result.iterations, "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
-        "shares": {part: _shares(result, part) for part in PARTS},
+        "shares": {part: _shares(result, part) for part in LINES},
         "figure": str(picture), "arrays": str(arrays), **maps,
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from dmbp.account import check_image
 from dmbp.errors import DmbpError
 from dmbp.files import DPI
 from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine
@@ -32,8 +33,10 @@ def draw_explanation(
     The paper's maps are ∇⁺⊙x, ∇⁻⊙x and their sum, summed over the channels; the complete ones have the bias terms too,
     each at its place. Under each map stands what it sums to. The maps of a row are on one scale, white at exactly zero;
     units are those of the score. `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to
-    its own range. Raises DmbpError where the input is no picture (C, H, W) with one or three channels.
+    its own range. Raises DmbpError where the input is no picture (C, H, W) with one or three channels, and where the
+    batch has no such image.
     """
+    check_image(result.account, image)
     x = result.input[image]
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise DmbpError(

@@ -41,8 +41,8 @@ class Explained:
     """The explanation of one image: the split of its score, and its maps, on the CPU and shaped like the image.
 
     `target` is the class, or the weights w of the output, that y is the score of; the maps are ∇⁺ ⊙ x, ∇⁻ ⊙ x and
-    their sum (`dmbp.Result.attribution`), and the complete map (`dmbp.Result.complete`); `iterations` counts the
-    updates of this image's masks.
+    their sum (`dmbp.Result.attribution`), and the complete map, with channels summed (`dmbp.Result.complete`);
+    `iterations` counts the updates of this image's masks.
     """
 
     index: int
@@ -175,7 +175,15 @@ class Batches:
 
     def _kept(self, question: Question) -> Explained | None:
         arrays = self.shelf and self.shelf.find(question.index, **question.made)
-        return _from_arrays(arrays) if arrays else None
+        if not self.shelf or not arrays:
+            return None
+        try:
+            return _from_arrays(arrays)
+        except KeyError as error:
+            path = self.shelf.path(question.index)
+            raise DmbpError(
+                f"{path} lacks {error}: another version of dmbp wrote it; delete it, or give another folder with `out`"
+            ) from error
 
     def _computed(self, questions: list[Question]) -> Iterator[Explained]:
         while questions:

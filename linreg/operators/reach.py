@@ -116,6 +116,8 @@ def moved(source: Array, x: Placed) -> Follows:
 
     A dimension d of x is followed by the dimension of z that tells most of where along d an element comes from.
     """
+    if 0 in x.shape:
+        return {}
     from_x = source >= 0
     places = np.unravel_index(np.maximum(source, 0), x.shape)
     return {d: _followed(places[d], from_x, x.shape, d) for d in x.dims}
