@@ -212,8 +212,8 @@ def test_tolerance_lets_each_image_rest_when_its_own_loss_does() -> None:
 
 
 def test_snapshots_are_the_maps_of_shorter_runs() -> None:
-    model, x = NETS["conv_bn"]()
-    graph = linreg.trace(model, x)
+    t = traced("conv_bn")
+    graph, x = t.graph, t.x
     result = dmbp.explain(graph, x, TARGET, iterations=12, snapshots=(0, 5, 12), progress=False)
     assert sorted(result.snapshots) == [0, 5, 12]
     torch.testing.assert_close(result.snapshots[12], result.attribution, rtol=0, atol=0)
@@ -262,9 +262,9 @@ def test_bfloat16_rounds_the_layers_and_nothing_else() -> None:
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
-    model, x = NETS["chain"]()
+    t = traced("chain")
     with pytest.raises(DmbpError, match=message):
-        dmbp.explain(model, x, TARGET, iterations=10, progress=False, **options)
+        dmbp.explain(t.graph, t.x, TARGET, iterations=10, progress=False, **options)
 
 
 @pytest.mark.parametrize("sites", ["gates", ["masked_fill", "amax"]])

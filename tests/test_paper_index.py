@@ -70,6 +70,7 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+@cache
 def is_public(name: str) -> bool:
     """Whether it is a documented function, class, method or property of linreg or dmbp."""
     first, *rest = name.split(".")
@@ -86,6 +87,7 @@ def is_public(name: str) -> bool:
     return not inspect.ismodule(found) and bool(inspect.getdoc(found))
 
 
+@cache
 def is_test(name: str) -> bool:
     """Whether such a test is written down, found by reading."""
     file, _, function = name.partition("::")

@@ -86,7 +86,7 @@ def test_padded_layer_gives_its_name_to_the_convolution() -> None:
 def test_shapes_and_wires() -> None:
     networkx = pytest.importorskip("networkx")
     model, x = NETS["residual_inner"]()
-    graph = linreg.trace(model, x)
+    graph = traced("residual_inner").graph
     assert graph.shape("input") == graph.input_shape == (3, 8, 8)
     seen: dict[str, tuple[int, ...]] = {}
     for path, module in model.named_modules():
@@ -102,7 +102,7 @@ def test_shapes_and_wires() -> None:
 
 
 def test_summary_lists_every_node() -> None:
-    graph = linreg.trace(*NETS["mobile"]())
+    graph = traced("mobile").graph
     lines = graph.summary().splitlines()
     assert lines[0].split() == ["node", "operator", "shape", "inputs"]
     assert [line.split()[0] for line in lines[2:]] == [node.name for node in graph.nodes]
