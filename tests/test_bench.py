@@ -7,20 +7,21 @@ import math
 import pickle
 import re
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import Run, called
 from nets import randomised
 from PIL import Image
 from torch import nn
 
 import dmbp
 import linreg
-from dmbp import bench, cli
+from dmbp import bench
 from dmbp.bench import resident
 from dmbp.bench.growth import line
 from dmbp.bench.growth_picture import draw_growth
@@ -54,23 +55,12 @@ GROWTH = {"name", "amounts", "seconds", "floor_seconds", "start", "slope", "resi
 MACHINE = {"cpu", "cores", "threads", "device", "torch", "python", "system", "date"}
 TINY = ("--rounds", "1", "--iterations", "1", "--batch", "1", "2")
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NETWORKS)
-
-    def status_and_output(*arguments: str) -> tuple[int, str, str]:
-        status = 0
-        try:
-            cli.main(("bench", *arguments))
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        return status, *capsys.readouterr()
-
-    return status_and_output
+    return partial(called, capsys, "bench")
 
 
 def numbers(value: Any) -> list[float]:
