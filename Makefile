@@ -34,7 +34,7 @@ demo: $(VENV)/demo.installed
 	@echo "The pictures:"; ls $(CURDIR)/demo/*/*.png
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check

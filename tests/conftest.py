@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,40 @@ from dmbp.runs import batches
 
 # The nets are tiny: a second thread gains nothing, and costs fifty times as much where the cores are busy.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)  # before that of pytest-xdist, which reads the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """What runs together where `--dist loadgroup` shares the tests among workers, and in which order.
+
+    Files run as a whole, for they share what is traced, and slow tests each by itself, unless they say otherwise. The
+    slow ones come first, and then the groups of most tests, so that no long one is left for the end.
+    """
+    if getattr(config.option, "loadgroup", False):
+        in_groups(items)
+    yield
+
+
+def in_groups(items: list[pytest.Item]) -> None:
+    groups = {item: group_of(item) for item in items}
+    sizes = Counter(groups.values())
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, -sizes[groups[item]], groups[item]))
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(groups[item]))
+
+
+def group_of(item: pytest.Item) -> str:
+    told = item.get_closest_marker("xdist_group")
+    if told:
+        return str(told.args[0])
+    return item.name.rstrip("]") if item.get_closest_marker("slow") else item.path.stem
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage need not look, each time, at all that importing and collecting has made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from approx import values
 from nets import Lambda
+from places import geometry, line
 from torch import Tensor, nn
-from triad import values
 
 import linreg
 from linreg.geometry import Axis, Geometry, geometries
@@ -29,18 +30,6 @@ MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 LINEAR = ("linear", "bilinear", "trilinear")
 Layer = Callable[[Random, int, tuple[int, ...]], nn.Module]
-
-
-def geometry(function: Callable[..., Tensor] | nn.Module, *shape: int) -> Geometry:
-    """That of the output of a module or function at inputs (N, *shape)."""
-    model = function if isinstance(function, nn.Module) else Lambda(function)
-    graph = linreg.trace(model.double().eval(), values(2, *shape))
-    return graph.geometry(graph.output)
-
-
-def line(function: Callable[..., Tensor] | nn.Module, *shape: int) -> Axis:
-    """That of the first axis."""
-    return geometry(function, *shape).axes[0]
 
 
 # ---- random stacks of layers ----

@@ -1,109 +1,23 @@
-"""Where a unit looks, through a graph: every operator against its own matrix, branches, reasons, what people read."""
+"""Where a unit looks, through a graph: what moves positions, branches, reasons, what people read."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import NETS, Lambda, traced
-from scipy.sparse import csr_array, eye_array
-from test_geometry import geometry, line
-from test_operators import CASES
-from test_operators import traced as case
+from approx import values
+from cases import traced as case
+from nets import Lambda, every_net, traced
+from places import check_places, first_refused, geometry, hull, line, read
 from torch import Tensor, nn
-from triad import values
-from zoo import ZOO, instance
+from zoo import instance
 
 import linreg
-from linreg.geometry import Axis, Geometry, geometries, summary
-from linreg.operators import Affine, Gate
-
-# ---- every operator, against the sparse matrices of its affine functions ----
-
-
-def read(graph: linreg.OperatorGraph, xs: list[Tensor]) -> dict[str, csr_array]:
-    """For each node which of its elements read which of the input's, on the region of one of the images or another.
-
-    A gate reads its input whether it is open or not.
-    """
-    patterns: dict[tuple[str, int], csr_array] = {}
-    for x in xs:
-        frozen = graph.linearize(x).frozen
-        for node in graph.nodes:
-            for image in range(len(x) if not isinstance(node.operator, Affine) else 1):
-                for k, matrix in enumerate(frozen[node.name].sparse(image)):
-                    pattern = csr_array(matrix != 0).astype(int)
-                    patterns[node.name, k] = patterns.get((node.name, k), 0 * pattern) + pattern
-    found = {"input": eye_array(int(np.prod(graph.input_shape)), format="csr", dtype=int)}
-    for node in graph.nodes:
-        if isinstance(node.operator, Gate):
-            found[node.name] = found[node.inputs[0]]
-        else:
-            parts = [patterns[node.name, k] @ found[name] for k, name in enumerate(node.inputs)]
-            found[node.name] = csr_array(sum(parts[1:], parts[0]) > 0).astype(int)
-    return found
-
-
-def hull(matrix: csr_array, shape: tuple[int, ...], input_shape: tuple[int, ...], axis: Axis) -> tuple[list, list]:
-    """First and last pixel that is read at each position along the axis, by any unit there."""
-    rows, columns = matrix.nonzero()
-    pixels = np.unravel_index(columns, input_shape)[axis.number - 1]
-    positions = 0 * rows if axis.dim is None else np.unravel_index(rows, shape)[axis.dim - 1]
-    first = np.full(1 if axis.dim is None else shape[axis.dim - 1], axis.size)
-    last = np.full(len(first), -1)
-    np.minimum.at(first, positions, pixels)
-    np.maximum.at(last, positions, pixels)
-    return first.tolist(), last.tolist()
-
-
-def samples(graph: linreg.OperatorGraph, x: Tensor) -> list[Tensor]:
-    """Enough pictures for every choice to be made, where there are choices."""
-    chooses = any(not isinstance(node.operator, Affine | Gate) for node in graph.nodes)
-    return [x] + [values(*x.shape, seed=seed) for seed in range(12 * chooses)]
-
-
-# Where one position is written into many, and where a weight happens to be 0, the field is an upper bound.
-BOUNDED = ("write in part", "bilinear by its kernel's name")
-# Operators that do not tell where they look.
-SILENT = (
-    "grid sample", "grid sample, nearest", "grid sample of volumes", "affine grid", "index_add", "columns added up",
-    "add at indices", "add a constant at indices",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if len(CASES[name].shape) > 1])
-def test_the_field_of_every_operator_is_that_of_its_matrix(name: str) -> None:
-    graph = case(name).lin.graph
-    matrices = read(graph, samples(graph, case(name).x))
-    places = geometries(graph)
-    silent = any("does not tell" in place.why for place in places.values())
-    assert silent == (name in SILENT)
-    for node, place in places.items():
-        for axis in place.axes:
-            first, last = hull(matrices[node], place.shape, graph.input_shape, axis)
-            if silent or name in BOUNDED:
-                assert (axis.first <= first).all() and (axis.last >= last).all(), f"{node} {axis}"
-            else:
-                assert (axis.first.tolist(), axis.last.tolist()) == (first, last), f"{node} {axis}"
-
-
-@pytest.mark.parametrize(
-    "name", ["pools", "residual_inner", "residual_outer", "conv3d", "mobile", "conv1d", "shortcut"]
-)
-def test_the_fields_of_whole_networks_are_those_of_their_matrices(name: str) -> None:
-    graph, x = traced(name).graph, traced(name).x
-    matrices = read(graph, samples(graph, x))
-    for node, place in geometries(graph).items():
-        for axis in place.axes:
-            expected = hull(matrices[node], place.shape, graph.input_shape, axis)
-            assert (axis.first.tolist(), axis.last.tolist()) == expected, f"{node} {axis}"
-
+from linreg.geometry import Geometry, geometries, summary
 
 # ---- what moves positions, and what does not ----
 
@@ -379,37 +293,16 @@ def test_an_operator_that_does_not_tell_is_refused_by_name() -> None:
 # ---- real networks ----
 
 
-@cache
-def network(name: str) -> linreg.OperatorGraph:
-    return traced(name).graph if name in NETS else linreg.trace(*instance(name), output=ZOO[name].output)
-
-
-SMALL = [name for name, entry in ZOO.items() if entry.quick and not entry.large]
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name, entry in ZOO.items() if entry.quick and entry.large]
-
-
-@pytest.mark.parametrize("name", [*NETS, *SMALL, *LARGE])
+@every_net
 def test_every_node_has_a_place_or_a_reason(name: str) -> None:
-    places = geometries(graph := network(name))
-    assert list(places) == ["input", *(node.name for node in graph.nodes)]
-    for node, place in places.items():
-        assert place.shape == graph.shape(node) and place.placed == (not place.why)
-        for axis in place.axes:
-            count = 1 if axis.dim is None else place.shape[axis.dim - 1]
-            assert axis.first.shape == axis.last.shape == (count,) and (axis.loss is None) == axis.placed
-            assert axis.centres is None or (axis.centres.shape == (count,) and np.isfinite(axis.centres).all())
-            assert axis.loss is None or axis.loss.node in graph
+    """test_zoo says so of larger ones."""
+    check_places(traced(name).graph)
 
 
-REFUSED = {"wavenet": "add@3", "in_place": "sub@1", "wiring": "cat"}
-
-
-@pytest.mark.parametrize("name", [*NETS, *SMALL])
-def test_what_is_refused_in_real_networks(name: str) -> None:
-    """A causal network (its residual path and its windows part by whole pixels), a mirrored half, shifted branches."""
-    losses = [place.loss for place in geometries(network(name)).values() if place.loss]
-    refused = [loss.node for loss in losses if loss.refused]
-    assert refused[:1] == ([REFUSED[name]] if name in REFUSED else [])
+@every_net
+def test_what_is_refused_in_nets(name: str) -> None:
+    """Shifted branches."""
+    assert first_refused(traced(name).graph) == ("cat" if name == "wiring" else None)
 
 
 # ---- what people ask and read ----

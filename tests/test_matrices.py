@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from approx import EXACT, values
-from cases import CASES, every_case
+from cases import CASES, every_case, together
 from cases import traced as traced_case
 from nets import BLOCKS, Lambda, every_net, randomised, traced
 from rerun import rerun
@@ -76,6 +76,7 @@ def test_degrees_bound_the_nonzeros(case: str) -> None:
             assert all(a <= b for a, b in zip(degrees_of(matrix), bound, strict=True)), str(node)
 
 
+@together
 @pytest.mark.parametrize("case", [c for c in CASES if "conv" in c and "reflecting" not in c and "circular" not in c])
 def test_convolution_rows_are_in_order_and_indices_short(case: str) -> None:
     for affine in traced_case(case).lin.frozen.values():

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from approx import EXACT, values
-from cases import ALIASES, CASES, every_case, traced
+from cases import ALIASES, CASES, every_case, together, traced
 from cases.case import CHANNELS, INDEX, PLANE, writing
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -29,6 +29,7 @@ def test_triad(case: str, check: str) -> None:
     TRIAD[check](t.module, t.x, t.lin)
 
 
+@together
 def test_every_rule_has_a_case() -> None:
     used = frozenset().union(*(traced(case).rules for case in CASES))
     assert set(RULES) - used == set(ALIASES), "add a case for each new rule, or name what it is an alias of"
@@ -200,6 +201,7 @@ MOVING = (
 )  # fmt: skip
 
 
+@together
 @pytest.mark.parametrize("case", MOVING)
 def test_no_value_moves_more_than_its_bound(case: str) -> None:
     """Within the region and out of it: the errors are as large as the values, and some elements have none."""

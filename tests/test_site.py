@@ -23,7 +23,7 @@ import linreg
 
 pytest.importorskip("sphinx", reason="needs the extra: tutorials")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]  # which is built once
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
 TUTORIALS = [path.stem for path in sorted(FOLDER.glob("[0-9][0-9]_*.py"))]

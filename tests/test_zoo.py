@@ -9,6 +9,7 @@ import pytest
 import torch
 from approx import assert_equal
 from certify import Evidence, certify, finite_share, run
+from places import check_places, first_refused
 from torchvision import models
 from zoo import CURVED, ZOO, instance
 from zoo.brief import BRIEF
@@ -31,6 +32,9 @@ ENTRIES = {name: BRIEF.get(name, entry) for name, entry in ZOO.items() if entry.
 TESTED = [pytest.param(name, marks=[pytest.mark.slow] * entry.large) for name, entry in ENTRIES.items()]
 GATES = {"resnet50": 49, "vgg16": 15, "efficientnet_lite0": 33}
 BLOCKS = {"resnet50": 16, "mobilenet_v2": 10}  # residual ones
+# Nodes that have no place in the picture: a causal network, whose residual path and windows part by whole pixels; a
+# mirrored half.
+UNPLACED = {"wavenet": "add@3", "in_place": "sub@1"}
 
 
 @pytest.mark.parametrize("name", TESTED)
@@ -47,6 +51,8 @@ def test_zoo(name: str) -> None:
     graph = evidence.lin.graph
     assert evidence.gates == GATES.get(name, evidence.gates)
     assert name not in BLOCKS or sum(map(len, residual_blocks(graph).values())) == BLOCKS[name]
+    check_places(graph)
+    assert ENTRIES[name].large or first_refused(graph) == UNPLACED.get(name)
     check_finite_differences(evidence)
     assert_equal(graph.to_module(), lambda x: run(evidence.model, evidence.entry, x), evidence.x)
 

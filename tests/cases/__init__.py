@@ -41,9 +41,13 @@ ALIASES = {
 }
 
 
+# Tests of cases run on one worker, where the cases have been traced.
+together = pytest.mark.xdist_group("operators")
+
+
 def every_case(test: Any) -> Any:
-    """A test of each case; all such tests run on one worker, where the cases have been traced."""
-    return pytest.mark.xdist_group("operators")(pytest.mark.parametrize("case", CASES)(test))
+    """A test of each case."""
+    return together(pytest.mark.parametrize("case", CASES)(test))
 
 
 @dataclass(frozen=True)
