@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -170,11 +171,11 @@ class Linearization:
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
-            shares, places = affine.shares(grad), geometries[node.name].located(affine, grad)
-            for number, (constant, share) in reversed(list(enumerate(shares))):
+            shares = zip_longest(affine.shares(grad), geometries[node.name].located(affine, grad))
+            for number, ((constant, share), place) in reversed(list(enumerate(shares))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
                 late = partial(self._spread, seed, node.name, number)
-                terms.append(Term(node.name, name, constant.kind, share, at_output, late, places[number]))
+                terms.append(Term(node.name, name, constant.kind, share, at_output, late, place))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
