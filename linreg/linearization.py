@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -171,7 +171,8 @@ class Linearization:
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
             affine = self.frozen[node.name]
-            shares = zip_longest(affine.shares(grad), geometries[node.name].located(affine, grad))
+            places = chain(geometries[node.name].located(affine, grad), repeat(None))
+            shares = list(zip(affine.shares(grad), places, strict=False))
             for number, ((constant, share), place) in reversed(list(enumerate(shares))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
                 late = partial(self._spread, seed, node.name, number)

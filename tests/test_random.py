@@ -42,7 +42,7 @@ with warnings.catch_warnings():  # the first jvp imports this, which uses what t
 MORE = "LINREG_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("LINREG_EXAMPLES", 120))
 EXACT = 1e-12
-GROUPS = 10  # of the kinds of steps: those of one group are frequent in the same networks
+GROUPS = 8  # of the kinds of steps: those of one group are frequent in the same networks
 # Rules that no network has to meet, in the names that `bare` gives; each has its own case.
 LEFT_OUT = {
     # names by which a program can also call what the kinds call by another
