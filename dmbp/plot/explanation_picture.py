@@ -57,7 +57,7 @@ def draw_explanation(
     _maps(paper, figure.add_subplot(grid[2, :3]), dict(zip(names, pixels, strict=True)), "pixels", result, image, score)
     names = ("complete, positive", "complete, negative", "complete, both")
     maps = dict(zip(names, (positive, negative, result.complete), strict=True))
-    _maps(complete, figure.add_subplot(grid[4, :3]), maps, "pixels and bias terms", result, image, score)
+    _maps(complete, figure.add_subplot(grid[4, :3]), maps, "with biases", result, image, score)
     _history(figure.add_subplot(grid[0, 3]), result, image, score)
     _shares(figure.add_subplot(grid[1:, 3]), result, image, score)
     return figure
