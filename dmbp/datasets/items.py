@@ -18,6 +18,10 @@ from dmbp.errors import DmbpError
 from dmbp.images import Preprocess, read_image
 
 
+class Unreadable(DmbpError):
+    """A picture that cannot be read."""
+
+
 class Picture(ABC):
     """Where a picture comes from. `halves`: whether its left and its right half show its two targets, in this order."""
 
@@ -25,11 +29,11 @@ class Picture(ABC):
 
     @abstractmethod
     def tensor(self, preprocess: Preprocess) -> Tensor:
-        """The network's input, (1, C, H, W). Raises `DmbpError` for a picture that cannot be read."""
+        """The network's input, (1, C, H, W). Raises `Unreadable` for a picture that cannot be read."""
 
     @abstractmethod
     def digest(self) -> str:
-        """The same for the same picture, and for no other."""
+        """The same for the same picture, and for no other. Raises `Unreadable`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,17 @@ class PhotoFile(Picture):
     path: Path
 
     def tensor(self, preprocess: Preprocess) -> Tensor:
-        return preprocess.tensor(read_image(self.path))
+        try:
+            return preprocess.tensor(read_image(self.path))
+        except DmbpError as error:
+            raise Unreadable(str(error)) from error
 
     def digest(self) -> str:
         try:
             with self.path.open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            raise DmbpError(f"{self.path}: {error.strerror or error}") from error
+            raise Unreadable(f"{self.path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, eq=False)
