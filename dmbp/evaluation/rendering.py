@@ -144,7 +144,8 @@ def _marked(table: Table, row: Row, column: int, style: tuple[str, str, str]) ->
         return ""
     best, second, spread = style
     digits = 2 if row.printed else 3
-    number = f"{cell.value:+.{digits}f}" if table.signed else f"{cell.value:.{digits}f}"
+    rounded = round(cell.value, digits) + 0.0  # which is no −0
+    number = f"{rounded:+.{digits}f}" if table.signed else f"{rounded:.{digits}f}"
     if column in row.marks:
         number = (best, second)[row.marks.index(column)].format(number)
     if math.isfinite(cell.spread):
