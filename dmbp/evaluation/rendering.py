@@ -14,6 +14,7 @@ from dmbp.evaluation.bootstrap import Mean
 from dmbp.evaluation.tables import Row, Table
 
 WIDTH = 120  # characters of a line of text; more columns go below
+FEW = 10  # pictures: an interval of fewer is not to be believed
 HEAD = ("data/network", "metric")
 
 
@@ -150,7 +151,7 @@ def _marked(table: Table, row: Row, column: int, style: tuple[str, str, str]) ->
         number = (best, second)[row.marks.index(column)].format(number)
     if math.isfinite(cell.spread):
         number += spread.format(f"{cell.spread:.3f}")
-    excluded = table.signed and (cell.low > 0 or cell.high < 0)
+    excluded = table.signed and cell.count >= FEW and (cell.low > 0 or cell.high < 0)
     return number + ("*" if excluded else "")
 
 

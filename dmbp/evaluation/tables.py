@@ -14,6 +14,7 @@ from dmbp.evaluation.bootstrap import Mean, means
 from dmbp.evaluation.measures import Metric
 from dmbp.evaluation.published import CIM, CORRELATION, IM, PLACES, TABLE_1, TABLE_2, TABLE_3, Published
 from dmbp.evaluation.record import Key, Results
+from linreg.text import counted
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,10 @@ def _differences(study: Study, reference: str) -> Table:
             cells = tuple(found[column] if found[column].count else None for column in columns)
             if any(cells):
                 rows.append(Row(place.title, measure, cells))
-    notes = (f"A positive number is more than {reference} has. The interval of a number marked * does not hold 0.",)
+    notes = (
+        f"A positive number is more than {reference} has.",
+        "The interval of a number marked * does not hold 0; with fewer than 10 pictures nothing is marked.",
+    )
     title = f"Differences to {reference}, paired by picture"
     return Table("differences", title, tuple(columns), tuple(rows), notes, signed=True)
 
@@ -193,7 +197,7 @@ def _counts(study: Study) -> tuple[str, ...]:
     notes = ["± is half of a 95 % bootstrap interval over pictures."]
     for place in study.places:
         total = len(place.pictures)
-        notes.append(f"{place.title}: {total} pictures.")
+        notes.append(f"{place.title}: {counted(total, 'picture')}.")
         for method, title in study.methods.items():
             have = sum(Key(place.model, method, picture) in study.results.values for picture in place.pictures)
             if have < total:
