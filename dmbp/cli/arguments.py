@@ -33,6 +33,7 @@ MORE_WEIGHTS = "weights to read instead: once for each model, in order; - for a 
 DATA = "digit-pairs, foolbox, imagenet:FOLDER, voc:FOLDER, folder:PATH, or photo-pairs:DATA, two pictures side by side"
 METHODS = ("nd", "dmbp:loss=+", "dmbp:loss=+-", "dmbp")
 ASKED_METHODS = f"names with options, such as ig:steps=100 (default: {' '.join(METHODS)}, the paper's Table 1)"
+BLUR = "judge each method's maps blurred by so many pixels too: insertion rewards smoothness of any map"
 ASKED_METRICS = "any of insertion, cim, deletion, localization, randomization (default: insertion cim)"
 FOLDER = "where results go as they come; the same command goes on with what it finds there"
 
@@ -90,6 +91,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", help="of VOC (default: val) or of digit pairs (default: test)")
     command.add_argument("--difficult", action="store_true", help="VOC: count objects marked difficult too")
     command.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=ASKED_METHODS)
+    command.add_argument("--blur", nargs="+", type=float, default=[], metavar="SIGMA", help=BLUR)
     command.add_argument("--metrics", nargs="+", default=["insertion", "cim"], metavar="METRIC", help=ASKED_METRICS)
     command.add_argument("--step", type=_positive, help="pixels a step of the curves (default: the 224th part of all)")
     command.add_argument("--reference", metavar="METHOD", help="differences are to this one (default: dmbp)")

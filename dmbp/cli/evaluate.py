@@ -9,7 +9,8 @@ from contextlib import redirect_stdout
 from dmbp.cli.question import device_of
 from dmbp.datasets import Choice, load_data
 from dmbp.errors import DmbpError
-from dmbp.evaluation.measures import metrics_of
+from dmbp.evaluation.blurred_maps import Blurred
+from dmbp.evaluation.measures import Method, metrics_of
 from dmbp.evaluation.methods import parse
 from dmbp.evaluation.outcome import told, write_sheets, write_tables
 from dmbp.evaluation.published import column
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, ranks: Ranks) -> None:
-    methods = tuple(parse(text) for text in options.methods)
+    methods = _methods(options)
     metrics = metrics_of(options.metrics, options.step)
     reference = column(parse(options.reference).name) if options.reference else None
     titles = [column(method.name) for method in methods]
@@ -51,6 +52,15 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     print(as_json(made) if options.json else as_text(made), end="")
     report = sys.stderr if options.json else sys.stdout
     print("", *told(plan, evaluation), f"written: {', '.join(map(str, paths))}", sep="\n", file=report)
+
+
+def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
+    """Those that are asked for, and each of them blurred to each width."""
+    methods: list[Method] = []
+    for text in options.methods:
+        sharp = parse(text)
+        methods += [sharp, *(Blurred(sharp, sigma) for sigma in options.blur)]
+    return tuple(methods)
 
 
 def _subjects(options: argparse.Namespace) -> tuple[Subject, ...]:

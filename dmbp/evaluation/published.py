@@ -73,7 +73,7 @@ COLUMNS = {
 
 def column(name: str) -> str:
     """The title of a method's column: the paper's, with the options that are not the default."""
-    if name in COLUMNS:
-        return COLUMNS[name]
-    label, colon, options = name.partition(":")
-    return COLUMNS.get(label, label) + colon + options
+    sharp, blurred, sigma = name.partition(" blurred by ")
+    label, colon, options = sharp.partition(":")
+    title = COLUMNS.get(sharp) or COLUMNS.get(label, label) + colon + options
+    return f"{title} blur {sigma}" if blurred else title

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from dmbp.datasets import Item, Pictures, Unreadable
 from dmbp.errors import DmbpError
+from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.measures import Method, Metric, Rows
 from dmbp.evaluation.published import column
 from dmbp.evaluation.ranks import Ranks
@@ -81,11 +82,11 @@ class Plan:
         }
 
 
-def _options(method: Method) -> str:
+def _options(method: Any) -> str:
     """Those that maps hang on, of a dataclass; of anything else its repr."""
-    if not is_dataclass(method):
+    if not is_dataclass(method) or isinstance(method, type):
         return repr(method)
-    told = [f"{each.name}={getattr(method, each.name)!r}" for each in fields(method) if each.compare]
+    told = [f"{each.name}={_options(getattr(method, each.name))}" for each in fields(method) if each.compare]
     return f"{type(method).__name__}({', '.join(told)})"
 
 
@@ -238,17 +239,19 @@ class Worker:
             tqdm.write(f"dmbp: skipped {job.item.name}: {error}", file=sys.stderr)
             self.bar.update(len(job.lacking))
             return
-        rows = _rows(job, x)
+        rows, made = _rows(job, x), dict[str, Tensor]()
         for method, metrics in job.lacking:
             self.bar.set_description(f"{job.subject.model.name}, {method.name}"[:40], refresh=False)
-            self._judge(job, rows, method, metrics, picture)
+            self._judge(job, rows, method, metrics, picture, made)
             self.bar.update()
 
-    def _judge(self, job: Job, rows: Rows, method: Method, metrics: list[str], picture: str) -> None:
+    def _judge(
+        self, job: Job, rows: Rows, method: Method, metrics: list[str], picture: str, made: dict[str, Tensor]
+    ) -> None:
         before = dict(self.clock.parts)
         try:
             with self.clock.counts("methods"):
-                maps = method(rows.network, rows.x, rows.targets)
+                maps = _maps(rows, method, made)
             with self.clock.counts("scores"):
                 found = {name: self.plan.metrics[name].found(rows, maps, method) for name in metrics}
         except Exception as error:  # of anybody's method: one map that fails must not end hours of work
@@ -273,6 +276,14 @@ class Worker:
 
     def _append(self, job: Job, kind: str, **held: Any) -> None:
         self.writer.append({"kind": kind, "model": job.subject.model.name, "picture": job.item.name, **held})
+
+
+def _maps(rows: Rows, method: Method, made: dict[str, Tensor]) -> Tensor:
+    """The maps of a method. `made` keeps those of this picture: what is blurred to several widths is made once."""
+    base = method.base if isinstance(method, Blurred) else method
+    if base.name not in made:
+        made[base.name] = base(rows.network, rows.x, rows.targets)
+    return method.blur(made[base.name]) if isinstance(method, Blurred) else made[base.name]
 
 
 def _rows(job: Job, x: Tensor) -> Rows:
