@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import FrozenInstanceError, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,16 @@ class Net(nn.Module):
         return self.head(self.relu(self.second(h)).mean((2, 3)))
 
 
-def net(images: int = 3, seed: int = 2) -> tuple[nn.Module, Tensor]:
-    return seeded_net(Net, 2, 6, 5, images=images, seed=seed)
+@cache  # so that it is traced once for all
+def net() -> tuple[nn.Module, Tensor]:
+    return seeded_net(Net, 2, 6, 5, images=3, seed=2)
 
 
 @every_method
 def test_a_map_and_an_untouched_network(spec: str) -> None:
     """Of the promised shape, finite, the same each time, in any autograd mode; parameters, buffers, hooks as before."""
     model, x = net()
-    model.first.weight.grad = torch.ones_like(model.first.weight)
+    model.first.weight.grad = torch.ones_like(model.first.weight)  # which is not to be added to
     before, given, method = copy.deepcopy(model.state_dict()), x.clone(), methods.parse(spec)
     found = method(model, x, torch.tensor([0, 2, 1]))
     coarse = method.label in COARSE or "complete" in spec
@@ -147,7 +149,7 @@ def test_what_no_method_takes_is_refused(spec: str) -> None:
 
 def test_a_network_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For all methods and batches; again where a weight, the size or the dtype is another; and it is let go."""
-    model, x = net()
+    model, x = seeded_net(Net, 2, 6, 5, images=3, seed=2)
     traced, trace = [], kept.trace
     monkeypatch.setattr(kept, "trace", lambda *given: traced.append(given) or trace(*given))
     for spec in ("guided-backprop", "gradcam", "fullgrad", "dmbp:iterations=0"):
