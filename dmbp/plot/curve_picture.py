@@ -46,7 +46,7 @@ def draw_curve(
     figure = Figure(figsize=(max(2.1 * len(chosen), 8.4), 5.6), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08))
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=14, wrap=True)
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35))[:, 0]
     snapshots = way.pictures(image, counts[chosen].to(way.start.device))
     axes = above.subplots(1, len(chosen), squeeze=False)[0]
     for ax, shown, at in zip(axes, _drawn(snapshots, picture), chosen, strict=True):
