@@ -111,8 +111,8 @@ class Masked(Affine):
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         return self.affine.shares(self.mask * grad)
 
-    def located(self, grad: Tensor, dims: Sequence[int]) -> list[Tensor]:
-        return self.affine.located(self.mask * grad, dims)
+    def behind(self, grad: Tensor) -> tuple[Affine, Tensor]:
+        return self.affine.behind(self.mask * grad)
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return self.mask * self.affine.linear(*inputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -170,13 +169,14 @@ class Linearization:
         geometries = self.graph.geometries
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
-            affine = self.frozen[node.name]
-            places = chain(geometries[node.name].located(affine, grad), repeat(None))
-            shares = list(zip(affine.shares(grad), places, strict=False))
-            for number, ((constant, share), place) in reversed(list(enumerate(shares))):
+            affine, grad = self.frozen[node.name].behind(grad)
+            for number, constant in reversed(list(enumerate(affine.constants))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
                 late = partial(self._spread, seed, node.name, number)
-                terms.append(Term(node.name, name, constant.kind, share, at_output, late, place))
+                place = geometries[node.name].located(constant, grad)
+                own = None if constant.of_each_image(grad) else constant.share(grad)
+                whole = sum_per_image(constant.share(grad) if place is None else place) if own is None else None
+                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from dmbp import DmbpError
 from dmbp.evaluation import Curve, complementary_insertion, deletion, insertion
 from dmbp.evaluation.blur import blurred, kernel
+from dmbp.evaluation.ways import Way, deletion_way, insertion_way
+from dmbp.plot.curve_picture import draw_curve
 
 CLASSES = 5
 Literal = tuple[list[float], float]
@@ -231,3 +233,41 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
 def test_other_classes_that_do_not_fit_are_refused(others: list[list[int]], words: str) -> None:
     with pytest.raises(DmbpError, match=words):
         complementary_insertion(exact_network(16, seed=0), X.double(), [0, 0], X, others)
+
+
+def shown(x: Tensor, image: int, colours: int) -> tuple[Curve, Way, Any]:
+    maps = whole_numbers(2, 4, 6, low=0, high=1, seed=2)
+    curve = insertion(exact_network(colours * 24, seed=0), x, 1, maps, step=1)
+    way = insertion_way(x, maps)
+    return curve, way, draw_curve(curve, way, image, shares=(0, 0.25, 1), title="IM", score="p")
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_the_picture_of_a_curve(colours: int) -> None:
+    """What the network saw stands above what it said of it; grey where that hangs on the order of equal values."""
+    x = whole_numbers(2, colours, 4, 6, low=-8, high=8, seed=1) / 4
+    curve, way, figure = shown(x, 1, colours)
+    snapshots, (below, line) = figure.axes[:3], figure.axes[3:]
+    assert [ax.get_title() for ax in snapshots] == ["0% of the pixels", "25% of the pixels", "100% of the pixels"]
+    ends = torch.cat([blurred(x[1:]), x[1:]])
+    low, high = ends.min(), torch.cat([ends, way.pictures(1, torch.tensor([6]))]).max()
+    picture = torch.from_numpy(np.asarray(snapshots[2].images[0].get_array()))
+    torch.testing.assert_close(picture, ((x[1] - low) / (high - low)).expand(3, -1, -1).permute(1, 2, 0))
+    assert np.array_equal(below.images[0].get_array(), way.values[1].view(4, 6))
+    assert np.array_equal(line.lines[0].get_ydata(), curve.scores[1])
+    inner, ends = line.lines[2], (line.lines[1], line.lines[3])
+    assert inner.get_color() != ends[0].get_color() == ends[1].get_color() and curve.tied[1, 6]
+    assert "by the order of equal values" in line.get_title()
+    made = draw_curve(curve, way, picture=lambda each: np.full((4, 6, 3), 0.5))
+    assert (np.asarray(made.axes[0].images[0].get_array()) == 0.5).all()
+
+
+def test_pictures_that_cannot_be_drawn() -> None:
+    x = whole_numbers(2, 1, 4, 6, low=-8, high=8, seed=1)
+    curve, way, _ = shown(x, 0, 1)
+    with pytest.raises(DmbpError, match="there is no image 2"):
+        draw_curve(curve, way, 2)
+    with pytest.raises(DmbpError, match="made on another way"):
+        draw_curve(curve, insertion_way(x[:1], x[:1]))
+    with pytest.raises(DmbpError, match=r"only pictures \(1 or 3, H, W\)"):
+        draw_curve(curve, deletion_way(x.repeat(1, 2, 1, 1), x))

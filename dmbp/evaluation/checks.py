@@ -54,10 +54,15 @@ def check_output(output: Tensor, images: int, classes: Iterable[int]) -> Tensor:
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != images:
         came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DmbpError(f"expected one row of scores for each picture, ({images}, classes), not {came}")
-    highest = max(classes)
-    if highest >= output.shape[1]:
-        raise DmbpError(f"there is no class {highest}: the network has {output.shape[1]}, counted from 0")
+    check_classes(classes, output.shape[1])
     return output
+
+
+def check_classes(classes: Iterable[int], number: int) -> None:
+    """Raise DmbpError for a class that a network of so many has not."""
+    highest = max(classes)
+    if highest >= number:
+        raise DmbpError(f"there is no class {highest}: the network has {number}, counted from 0")
 
 
 def pixel_values(maps: Tensor, x: Tensor) -> Tensor:

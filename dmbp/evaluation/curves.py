@@ -36,15 +36,8 @@ from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blur import blurred
-from dmbp.evaluation.checks import (
-    Classes,
-    check_count,
-    check_network,
-    check_output,
-    check_pictures,
-    class_indices,
-    pixel_values,
-)
+from dmbp.evaluation.checks import Classes, check_count, check_network, check_output, class_indices
+from dmbp.evaluation.ways import Baseline, Way, complementary_way, deletion_way, insertion_way
 from linreg.text import counted, number
 
 STEPS = 224  # of a curve: a row of pixels at a time for pictures of 224×224, and as many steps for any other size
@@ -52,7 +45,6 @@ BATCH = 32  # pictures at a time
 ROUNDING = 1e-6  # what a probability may be beyond 0 and 1
 
 Probability = Callable[[Tensor], Tensor]
-Baseline = Tensor | Callable[[Tensor], Tensor]
 PROBABILITIES: dict[str, Probability] = {"softmax": lambda scores: scores.softmax(1), "sigmoid": torch.sigmoid}
 
 
@@ -128,10 +120,8 @@ def insertion(
     torch.Size([2])
     """
     scoring = Scoring(network, step, batch_size, probability)
-    check_pictures(x)
-    classes = class_indices(target, len(x))[:, None].tolist()
-    start = _baseline(baseline, x)
-    return scoring.curve(start, x, pixel_values(maps, x), classes)
+    way = insertion_way(x, maps, baseline)
+    return scoring.curve(way, class_indices(target, len(x))[:, None].tolist())
 
 
 def complementary_insertion(
@@ -153,10 +143,8 @@ def complementary_insertion(
     class (cIM has no meaning there: leave it out), or where the target is among them.
     """
     scoring = Scoring(network, step, batch_size, probability)
-    check_pictures(x)
-    classes = _others(others, class_indices(target, len(x)).tolist())
-    start = _baseline(baseline, x)
-    return scoring.curve(start, x, -pixel_values(maps, x), classes)
+    way = complementary_way(x, maps, baseline)
+    return scoring.curve(way, _others(others, class_indices(target, len(x)).tolist()))
 
 
 def deletion(
@@ -175,10 +163,8 @@ def deletion(
     All else is as in `insertion`.
     """
     scoring = Scoring(network, step, batch_size, probability)
-    check_pictures(x)
-    classes = class_indices(target, len(x))[:, None].tolist()
-    finish = _baseline(baseline, x)
-    return scoring.curve(x, finish, pixel_values(maps, x), classes)
+    way = deletion_way(x, maps, baseline)
+    return scoring.curve(way, class_indices(target, len(x))[:, None].tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,26 +187,18 @@ class Scoring:
             )
 
     @torch.no_grad()
-    def curve(self, start: Tensor, finish: Tensor, values: Tensor, classes: list[list[int]]) -> Curve:
-        """Score each picture on its way from `start` to `finish`, the pixels of the highest `values` (N, P) first."""
-        counts = _counts(values.shape[1], self.step)
-        ordered, order = values.sort(dim=1, descending=True, stable=True)
-        places = torch.arange(values.shape[1], dtype=torch.int32, device=order.device)
-        rank = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))
-        parts = (
-            counts.view(-1, *[1] * (start.dim() - 1))
-            .to(order.device)
-            .chunk(ceil(len(counts) / (self.batch_size or BATCH)))
-        )
-        shape = (-1, 1, *start.shape[2:])
+    def curve(self, way: Way, classes: list[list[int]]) -> Curve:
+        """Score each picture on its way, by its own classes."""
+        counts = _counts(way.values.shape[1], self.step)
+        parts = counts.to(way.start.device).chunk(ceil(len(counts) / (self.batch_size or BATCH)))
         rows = [
-            torch.cat([self.scores(finish[n].where(rank[n].view(shape) < part, start[n]), chosen) for part in parts])
+            torch.cat([self.scores(way.pictures(n, part), chosen) for part in parts])
             for n, chosen in enumerate(classes)
         ]
         scores = torch.stack(rows).cpu()
         if not bool(((scores >= -ROUNDING) & (scores <= 1 + ROUNDING)).all()):
             raise DmbpError("a score is no probability, 0 to 1: the network gives NaN, or `probability` something else")
-        return Curve(counts, scores, _tied(ordered, counts).cpu())
+        return Curve(counts, scores, way.tied(counts.to(way.start.device)).cpu())
 
     def scores(self, pictures: Tensor, classes: list[int]) -> Tensor:
         """The mean probability of the classes in each picture, (B,)."""
@@ -233,20 +211,6 @@ def _counts(positions: int, step: int | None) -> Tensor:
     """How many pixels have come after each step, from 0 to all."""
     step = step or ceil(positions / STEPS)
     return (torch.arange(ceil(positions / step) + 1) * step).clamp_max(positions)
-
-
-def _tied(ordered: Tensor, counts: Tensor) -> Tensor:
-    """Whether the last pixel in and the first one out are of equal value, (N, n + 1)."""
-    inner = counts[1:-1].to(ordered.device)
-    cut = ordered[:, inner - 1] == ordered[:, inner]
-    return torch.nn.functional.pad(cut, (1, 1))
-
-
-def _baseline(given: Baseline, x: Tensor) -> Tensor:
-    made = given if isinstance(given, Tensor) else given(x)
-    if made.shape != x.shape:
-        raise DmbpError(f"the baseline must be shaped like the pictures, {tuple(x.shape)}, not {tuple(made.shape)}")
-    return made.to(x)
 
 
 def _others(others: Sequence[Sequence[int]], target: list[int]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dmbp.errors import DmbpError
-from dmbp.plot.explanation_picture import _limit
+from dmbp.plot.explanation_picture import limit_of
 from linreg.plot.style import DIVERGING, FRAME, NO_VALUE
 
 SIDE = 1.55  # inches of a cell
@@ -61,5 +61,5 @@ def _map(ax: Axes, values: np.ndarray | None) -> None:
     if values is None:
         ax.text(0.5, 0.5, "not kept", ha="center", va="center", color=NO_VALUE, fontsize=8, transform=ax.transAxes)
         return
-    limit = _limit(values)
+    limit = limit_of(values)
     ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")

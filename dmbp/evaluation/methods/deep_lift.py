@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmbp.evaluation.captured import captured
+from dmbp.evaluation.checks import check_classes
 from dmbp.evaluation.methods.method import Method, option
 from dmbp.extras import needs
 from linreg.module import Gate
@@ -37,7 +38,9 @@ class DeepLift(Method):
 
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         captum = needs("captum.attr", "linreg-dmbp[baselines]")
-        layers = captured(network, x).layers
+        known = captured(network, x)
+        check_classes(target.tolist(), known.graph.shape(known.graph.output)[0])
+        layers = known.layers
         with quiet(), told_of_gates(), torch.enable_grad():
             return captum.DeepLift(layers).attribute(x, torch.full_like(x, self.baseline), target=target)
 

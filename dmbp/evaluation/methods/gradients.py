@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dmbp.evaluation.methods.method import BATCH, Method, gradient, option, path_sum
 
-PAPER = "the paper, Section 3.1: its map for all gradient-based methods"
+PAPER = "the paper, Section 3: the map of all gradient-based methods"
 OURS = "ours"
 TOGETHER = "pictures that go through the network together"
 
@@ -178,9 +178,9 @@ class BlurIG(Method):
 
 def gaussian_blur(picture: Tensor, sigma: float) -> Tensor:
     """(C, *picture) blurred along each axis of the picture, cut at 4 σ, with zeros beyond the border, as scipy does."""
-    for axis in range(1, picture.dim()):
-        matrix = torch.from_numpy(_toeplitz(picture.shape[axis], sigma))
-        picture = torch.tensordot(picture, matrix, dims=([1], [1]))  # the new axis comes last: after all, in order
+    for _ in range(picture.dim() - 1):
+        matrix = torch.from_numpy(_toeplitz(picture.shape[1], sigma))
+        picture = torch.tensordot(picture, matrix, dims=([1], [1]))  # what is done comes last: in the end, as before
     return picture
 
 

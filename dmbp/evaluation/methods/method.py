@@ -44,10 +44,10 @@ class Method(ABC):
     def __call__(self, network: nn.Module, x: Tensor, target: Classes) -> Tensor:
         check_network(network)
         check_pictures(x)
-        classes = class_indices(target, len(x))
-        with torch.inference_mode(False):
+        with torch.inference_mode(False):  # autograd takes no tensors that were made in that mode
             x = x.clone() if x.is_inference() else x.detach()
-            return self.attribute(network, x, classes.to(x.device)).detach()
+            classes = class_indices(target, len(x)).to(x.device)
+            return self.attribute(network, x, classes).detach()
 
     @abstractmethod
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ COMMAND = "python -m dmbp.evaluation > tutorials/site/methods.md"
 INTRODUCTION = """# Methods and their options
 
 The rivals of the paper's Section 4, and DMBP, as `dmbp.evaluation.methods` has them. Each is a value of its options,
-`methods.IntegratedGradients(steps=100)` or `methods.parse("ig:steps=100")`, and gives a map by `method(network, x, target)`.
-The paper sets its rivals to "the default values suggested in the original papers" and names none of them; here each
-default has its source. *× x* says whether a map is multiplied by the picture, as the paper multiplies all that is made of
-gradients (Section 3.1). *Colours*: with own values for each colour, a map is summed over them to rank pixels. *Sign*: no
-absolute value is taken but where a method's authors define it so."""
+`methods.IntegratedGradients(steps=100)` or `methods.parse("ig:steps=100")`, and gives a map by
+`method(network, x, target)`. The paper sets its rivals to "the default values suggested in the original papers" and
+names none of them; here each default has its source. *× x* says whether a map is multiplied by the picture, as the
+paper multiplies all that is made of gradients (Section 3). *Colours*: with own values for each colour, a map is summed
+over them to rank pixels. *Sign*: no absolute value is taken but where a method's authors define it so."""
 METHOD_HEADS = ("name", "method", "source", "× x", "colours", "sign")
 OPTION_HEADS = ("method", "option", "default", "what it is", "source of the default")
 
