@@ -31,7 +31,7 @@ class Options:
       from three tensors (N,). f must be differentiable by autograd in y⁺ and y⁻, finite, and treat each image by
       itself; it is called once an iteration. It runs through `masked_scores`, which takes some 1.1 times the time of a
       built-in loss, and about one number more for each masked unit.
-    - `sites`: where the masks sit: "gates", "blocks", or names of nodes (see `find_sites`).
+    - `sites`: where the masks sit: "gates" that have weights behind them, "blocks", or names of nodes (`find_sites`).
     - `unmasked`: where what no mask touches is counted: "nuisance" (once, in y~) or "both" (see `decompose`).
     - `lr`: RMSprop's learning rate, the same at all sites: an update moves a logit by lr times its gradient over the
       running root mean square of that.
