@@ -25,7 +25,8 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
 
     "gates": every elementwise gate, Σ Ŵ (Eq. 16), with weights behind it, w of Eq. 1. A last gate, behind which all is
     only averaged, pooled or reshaped (SqueezeNet ends so), is no site unless it is the only gate, or named: a class's
-    score then has the same sign at all its units, so a mask on it would put all of y into y⁺. "blocks": a residual block φ(W h) + h is masked as a whole,
+    score then has the same sign at all its units, so a mask on it would put all of y into y⁺. "blocks": a residual
+    block φ(W h) + h is masked as a whole,
     Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that only feed the sum; but not a sum that
     only feeds gates, which mask it anyway. Only direct readers count, and any sum of data is a block, the output's
     too. A sequence of node names is taken as it is. Raises DmbpError where nothing
