@@ -49,7 +49,7 @@ def draw_explanation(
     above, paper, complete = ([figure.add_subplot(grid[line, k]) for k in range(3)] for line in (0, 1, 3))
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=15, wrap=True)
-    _picture(above[0], _scaled(x) if picture is None else picture)
+    _picture(above[0], scaled(x) if picture is None else picture)
     _mappings(above[1:], result, image)
     positive, negative = (result.shares[part].complete for part in ("positive", "negative"))
     pixels = [pixel_map(value) for value in (result.positive, result.negative, result.attribution)]
@@ -65,13 +65,13 @@ def draw_explanation(
 
 def _picture(ax: Axes, picture: np.ndarray) -> None:
     ax.imshow(picture, interpolation="nearest")
-    _frame(ax, "image x")
+    frame(ax, "image x")
 
 
 def _mappings(axes: list[Axes], result: Result, image: int) -> None:
     """∇⁺ and ∇⁻ on one scale, in units of the score per unit of x: colour around grey for RGB, else blue–white–red."""
     parts = [result.shares[part].mapping[image].numpy(force=True) for part in ("positive", "negative")]
-    limit = _limit(np.stack(parts))
+    limit = limit_of(np.stack(parts))
     for ax, part, name in zip(axes, parts, ("positive mapping ∇⁺", "negative mapping ∇⁻"), strict=True):
         if len(part) == 3:
             zero = "grey"
@@ -79,7 +79,7 @@ def _mappings(axes: list[Axes], result: Result, image: int) -> None:
         else:
             zero = "white"
             ax.imshow(part[0], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        _frame(ax, name)
+        frame(ax, name)
         ax.set_xlabel(f"{zero} 0, full colour ±{number(limit)} per unit of x", fontsize=9)
 
 
@@ -88,14 +88,14 @@ def _maps(
 ) -> None:
     """Three maps (N, H, W) of y⁺, of y⁻ and of both, on one scale, with how much of these each sums to."""
     values = [each[image].numpy(force=True) for each in maps.values()]
-    limit = _limit(np.stack(values))
+    limit = limit_of(np.stack(values))
     positive, negative = (result.scores[part][image].item() for part in ("positive", "negative"))
     totals = {f"{score}⁺": positive, f"{score}⁻": negative, f"{score}⁺ + {score}⁻": positive + negative}
     if result.loss == "none":
         totals = {f"{score}⁺": positive, f"{score}⁻": negative, score: result.scores["y"][image].item()}
     for ax, name, each, (of, total) in zip(axes, maps, values, totals.items(), strict=True):
         drawn = ax.imshow(each, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        _frame(ax, name)
+        frame(ax, name)
         ax.set_xlabel(f"{what}: {number(float(each.sum()))} of {of} = {number(total)}", fontsize=9)
     bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
     bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
@@ -112,7 +112,7 @@ def draw_map(values: Tensor) -> Figure:
     enlarged = max(1, round(PLAIN / max(height, width)))
     figure = Figure(figsize=(enlarged * width / DPI, enlarged * height / DPI))
     array = values.numpy(force=True)
-    limit = _limit(array)
+    limit = limit_of(array)
     ax = figure.add_axes((0, 0, 1, 1), frameon=False)
     ax.imshow(array, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
     ax.set_axis_off()
@@ -156,19 +156,21 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     ax.tick_params(labelsize=9)
 
 
-def _limit(values: np.ndarray) -> float:
+def limit_of(values: np.ndarray) -> float:
     """The scale of a map: a high percentile of its non-zero absolute values."""
     absolute = np.abs(values[values != 0])
     return float(np.percentile(absolute, PERCENTILE)) if absolute.size else 1.0
 
 
-def _scaled(x: Tensor) -> np.ndarray:
+def scaled(x: Tensor) -> np.ndarray:
+    """(C, H, W) of one or three channels as a picture (H, W, 3), from its own lowest value to its highest."""
     low, high = x.min(), x.max()
     unit = (x - low) / (high - low).clamp_min(1e-12)
     return unit.expand(3, -1, -1).permute(1, 2, 0).numpy(force=True)
 
 
-def _frame(ax: Axes, title: str) -> None:
+def frame(ax: Axes, title: str) -> None:
+    """A picture's title and thin frame, without ticks."""
     ax.set_title(title, fontsize=11)
     ax.set_xticks([])
     ax.set_yticks([])
