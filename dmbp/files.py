@@ -59,7 +59,9 @@ def writable(folder: Path) -> Path:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all, and return its path."""
-    with whole(path) as partial:
+    from linreg.plot.style import own_settings
+
+    with whole(path) as partial, own_settings():
         figure.savefig(partial, dpi=DPI)
     return path
 

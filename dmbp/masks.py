@@ -13,7 +13,7 @@ from dmbp.errors import DmbpError
 from linreg import Linearization, Node, OperatorGraph
 from linreg.operators import Affine, Constant, Role
 from linreg.operators.sparse import diagonal
-from linreg.target import Target, cotangent
+from linreg.target import Target, cotangent, unit
 
 Masks = Mapping[str, Tensor]
 Sites = str | Sequence[str]
@@ -178,6 +178,7 @@ def initial_logits(lin: Linearization, sites: Sequence[str], target: Target = No
     logits: dict[str, Tensor] = {}
     wanted = set(sites)
     seed = cotangent(target, lin.output)
+    seed = seed / unit(seed)  # signs are all that counts, and small weights must not vanish on the way
 
     def step(node: Node, grads: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
         plus, minus = grads  # ∇F⁺ and ∇F⁻ of B.1

@@ -205,12 +205,15 @@ class Result:
     @cached_property
     def _png(self) -> bytes | None:
         """The figure of the first image; None where the input is no picture."""
+        from linreg.plot.style import own_settings
+
         try:
             figure = self.plot()
         except DmbpError:
             return None
         file = BytesIO()
-        figure.savefig(file, format="png", dpi=SCREEN)
+        with own_settings():
+            figure.savefig(file, format="png", dpi=SCREEN)
         return file.getvalue()
 
 
