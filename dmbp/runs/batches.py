@@ -22,7 +22,7 @@ from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.result import Result
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
-from dmbp.runs.shelf import Shelf, digest
+from dmbp.runs.shelf import WAY_OUT, Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.export import evaluation, run
 from linreg.numerals import whole_number
@@ -156,7 +156,7 @@ def _batch_size(given: Any) -> int:
 
 def _shelf(folder: Path, options: Options) -> Shelf:
     made = {**options.record(), "loss": loss_record(options.loss)}
-    return Shelf(writable(folder), json.loads(json.dumps(made)))
+    return Shelf(writable(folder.absolute()), json.loads(json.dumps(made)))
 
 
 @dataclass(eq=False)
@@ -190,9 +190,7 @@ class Batches:
             return _from_arrays(arrays)
         except KeyError as error:
             path = self.shelf.path(question.index)
-            raise DmbpError(
-                f"{path} lacks {error}: another version of dmbp wrote it; delete it, or give another folder with `out`"
-            ) from error
+            raise DmbpError(f"{path} lacks {error}: another version of dmbp wrote it; {WAY_OUT}") from error
 
     def _computed(self, questions: list[Question]) -> Iterator[Explained]:
         while questions:
