@@ -14,7 +14,7 @@ from linreg import Linearization, Node, OperatorGraph
 from linreg.operators import Affine, Constant, Role
 from linreg.operators.sparse import diagonal
 from linreg.operators.structure import Reshape
-from linreg.target import Target, cotangent
+from linreg.target import Target, cotangent, unit
 
 Masks = Mapping[str, Tensor]
 Sites = str | Sequence[str]
@@ -26,11 +26,10 @@ def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     "gates": every elementwise gate, Σ Ŵ (Eq. 16), with weights behind it, w of Eq. 1. A last gate, behind which all is
     only averaged, pooled or reshaped (SqueezeNet ends so), is no site unless it is the only gate, or named: a class's
     score then has the same sign at all its units, so a mask on it would put all of y into y⁺. "blocks": a residual
-    block φ(W h) + h is masked as a whole,
-    Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that only feed the sum; but not a sum that
-    only feeds gates, which mask it anyway. Only direct readers count, and any sum of data is a block, the output's
-    too. A sequence of node names is taken as it is. Raises DmbpError where nothing
-    is left to mask.
+    block φ(W h) + h is masked as a whole, Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that
+    only feed the sum; but not a sum that only feeds gates, which mask it anyway. Only direct readers count, and any sum
+    of data is a block, the output's too. A sequence of node names is taken as it is. Raises DmbpError where nothing is
+    left to mask.
 
     >>> import dmbp, linreg, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2), torch.nn.ReLU())
@@ -200,6 +199,7 @@ def initial_logits(lin: Linearization, sites: Sequence[str], target: Target = No
     logits: dict[str, Tensor] = {}
     wanted = set(sites)
     seed = cotangent(target, lin.output)
+    seed = seed / unit(seed)  # signs are all that counts, and small weights must not vanish on the way
 
     def step(node: Node, grads: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
         plus, minus = grads  # ∇F⁺ and ∇F⁻ of B.1

@@ -15,10 +15,11 @@ from dmbp.learning.cuda_graph import captured
 from dmbp.learning.descent import Descent, OwnDescent, Scores, rest
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.learning.precision import matrix_products
-from dmbp.learning.scores import MaskedScores, check_finite, check_start, start_logits
+from dmbp.learning.scores import MaskedScores, check_finite, check_scores, check_start, start_logits
 from dmbp.masks import Masks
 from linreg import Linearization
-from linreg.target import Target
+from linreg.surroundings import plain
+from linreg.target import Target, cotangent, unit
 from linreg.text import counted
 
 Callback = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -48,7 +49,7 @@ class Learned:
 
 
 @takes_options
-@torch.inference_mode(False)
+@plain()
 @torch.no_grad()
 def learn_masks(
     lin: Linearization,
@@ -71,8 +72,9 @@ def learn_masks(
     which is a copy). Ctrl-C ends the loop and keeps what was reached.
 
     Raises DmbpError, before the first update, for an option that is none, a dtype other than float32 and float64,
-    masks to start from that do not fit, infinite values at a site, and a loss of one's own that returns another shape,
-    or has no derivative; later where its values are not finite. LinregError for a target that does not fit the output.
+    masks to start from that do not fit, infinite values at a site, a score that overflows, and a loss of one's own that
+    returns another shape, or has no derivative; later where its values are not finite. LinregError for a target that
+    does not fit the output, or holds numbers that are not finite. Masks do not depend on the scale of its weights.
 
     >>> import dmbp, linreg, torch
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
@@ -89,31 +91,41 @@ def learn_masks(
     names = options.sites_in(lin)
     if start is not None:
         check_start(lin, names, start)
-    y = lin.score(target)  # line 2
+    weights = cotangent(target, lin.output)
+    y = lin.score(weights)  # line 2
+    check_scores({"y": y}, "before any mask")
     if options.loss == "none":  # Eq. 5: nothing is masked
         ones = {name: lin.input.new_ones(lin.input.shape[0], *lin.graph.shape(name)) for name in names}
         return Learned(ones, ones, _history([], y), 0, torch.zeros(len(y), dtype=torch.long), False, 0.0)
     began = time.perf_counter()
-    logits = start_logits(lin, names, target, start)  # line 1, B.1
+    logits = start_logits(lin, names, weights, start)  # line 1, B.1
     # B.1's logits are −2, 0 or 2: kept in a byte each until the end.
     first = {name: theta.clone() if start else theta.to(torch.int8) for name, theta in logits.items()}
-    descent = _descent(lin, names, target, logits, options)
+    descent = _descent(lin, names, weights, logits, options)
     del logits
     steps, updates, interrupted = _descend(descent, options, progress, callback)
+    history = _history(steps, y)
+    check_scores(history, "while its masks are learned")
     masks = {name: theta.sigmoid_().contiguous() for name, theta in descent.logits.items()}
     initial = {name: theta.to(y.dtype).sigmoid_() for name, theta in first.items()}
-    return Learned(masks, initial, _history(steps, y), len(steps), updates, interrupted, time.perf_counter() - began)
+    return Learned(masks, initial, history, len(steps), updates, interrupted, time.perf_counter() - began)
 
 
 def _descent(
-    lin: Linearization, sites: Sequence[str], target: Target, logits: Mapping[str, Tensor], options: Options
+    lin: Linearization, sites: Sequence[str], weights: Tensor, logits: Mapping[str, Tensor], options: Options
 ) -> Descent | OwnDescent:
-    """What makes an iteration: the fast one for a built-in loss, that through autograd for one's own."""
+    """What makes an iteration: the fast one for a built-in loss, that through autograd for one's own.
+
+    Either learns from the score divided by the scale of w, a power of two for each image. RMSprop divides gradients by
+    their root mean square plus ε, and squares them: of small weights ε would hide them, of large ones g² overflows.
+    """
     whole, low = options.whole_on(lin.graph.device), options.precision == "bf16"
-    scores = MaskedScores.of(lin, sites, target, options.unmasked, whole, low)
+    scale = unit(weights)
+    scores = MaskedScores.of(lin, sites, weights / scale, options.unmasked, whole, low)
     if isinstance(options.loss, str):
-        return Descent(scores.network, logits, scores.y, scores.aside, options.loss, options.lr)
-    return OwnDescent(scores, logits, options.loss, options.lr)
+        y = scores.y * scale.flatten()
+        return Descent(scores.network, logits, y, scores.aside, options.loss, options.lr, scale.flatten())
+    return OwnDescent(scores, logits, options.loss, options.lr, scale.flatten())
 
 
 def _descend(
@@ -129,6 +141,7 @@ def _descend(
                 split, kept = recorded.forward()  # lines 4 to 8
                 if not steps:
                     check_finite(kept)
+                    check_scores(split, "at the masks to start from")
                 if callback is not None:
                     with torch.enable_grad():
                         callback(iteration, {"y": descent.y, **split}, descent.logits)

@@ -17,6 +17,7 @@ from dmbp.learning.precision import PRECISIONS, check_precision
 from dmbp.masks import Sites, check_rule, find_sites
 from dmbp.split import UNMASKED
 from linreg import Linearization
+from linreg.numerals import real_number, whole_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,20 +64,32 @@ class Options:
     compiled: bool | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
-            raise DmbpError(f"iterations must be a whole number of at least 0, not {self.iterations!r}")
+        self._check_iterations()
         self._check_loss()
         self._check_sites()
         if self.unmasked not in UNMASKED:
             raise DmbpError(f"unmasked must be one of {_listed(UNMASKED)}, not {self.unmasked!r}")
-        if not _is_positive(self.lr):
-            raise DmbpError(f"the learning rate must be a positive number, not {self.lr!r}")
-        if self.tolerance is not None and not _is_positive(self.tolerance):
-            raise DmbpError(f"the tolerance must be a positive number or None, not {self.tolerance!r}")
+        self._check_positive("lr", "the learning rate must be a positive number")
+        if self.tolerance is not None:
+            self._check_positive("tolerance", "the tolerance must be a positive number or None")
         if self.precision not in PRECISIONS:
             raise DmbpError(f"precision must be one of {_listed(PRECISIONS)}, not {self.precision!r}")
         if self.compiled not in (None, True, False):
             raise DmbpError(f"compiled must be True, False or None, not {self.compiled!r}")
+
+    def _check_iterations(self) -> None:
+        """Of whatever integer type, it becomes an int, which files can record; so do the other numbers."""
+        count = whole_number(self.iterations)
+        if count is None or count < 0:
+            raise DmbpError(f"iterations must be a whole number of at least 0, not {self.iterations!r}")
+        object.__setattr__(self, "iterations", count)
+
+    def _check_positive(self, name: str, wanted: str) -> None:
+        given = getattr(self, name)
+        number = real_number(given)
+        if number is None or not 0 < number < float("inf"):
+            raise DmbpError(f"{wanted}, not {given!r}")
+        object.__setattr__(self, name, number)
 
     def _check_loss(self) -> None:
         if callable(self.loss):
@@ -167,7 +180,3 @@ def takes_options(function: F) -> F:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < float("inf")
