@@ -16,11 +16,13 @@ from dmbp.masks import Masks
 from dmbp.result import Result, attribution
 from dmbp.split import decompose
 from linreg import OperatorGraph, trace
-from linreg.target import Target
+from linreg.numerals import whole_number
+from linreg.surroundings import plain
+from linreg.target import Target, held
 
 
 @takes_options
-@torch.inference_mode(False)
+@plain()
 def explain(
     model: nn.Module | OperatorGraph,
     x: Tensor,
@@ -53,9 +55,8 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
     graph = model if isinstance(model, OperatorGraph) else trace(model, x)
-    lin = graph.linearize(x)
+    lin, target = graph.linearize(x), held(target)
     kept: dict[int, Tensor] = {}
 
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
@@ -82,7 +83,10 @@ def explain(
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:
     """The numbers of updates after which to keep a map; raises DmbpError for one that is never reached."""
-    for count in snapshots:
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= iterations:
-            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {count!r}")
-    return frozenset(snapshots)
+    found = set[int]()
+    for given in snapshots:
+        count = whole_number(given)
+        if count is None or not 0 <= count <= iterations:
+            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {given!r}")
+        found.add(count)
+    return frozenset(found)

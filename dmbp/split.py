@@ -14,7 +14,7 @@ from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
 from linreg.complete import CompleteMap
-from linreg.target import Target, cotangent, sum_per_image
+from linreg.target import Target, cotangent, held, sum_per_image
 
 UNMASKED = ("nuisance", "both")
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -186,9 +186,10 @@ def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked:
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
     check_masks(lin, masks)
     cotangent(target, lin.output)
+    masks, target = {site: mask.detach().clone() for site, mask in masks.items()}, held(target)
     none = {site: mask.new_zeros(()) for site, mask in masks.items()}
     other = {site: 1 - mask for site, mask in masks.items()}
-    return Split(lin, dict(masks), target, unmasked, (masked(lin, masks), masked(lin, other), masked(lin, none)))
+    return Split(lin, masks, target, unmasked, (masked(lin, masks), masked(lin, other), masked(lin, none)))
 
 
 @torch.no_grad()

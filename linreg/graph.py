@@ -14,6 +14,7 @@ from torch import Tensor
 from linreg.approximation import Approximation
 from linreg.errors import LinregError
 from linreg.operators import Affine, Gate, Operator
+from linreg.surroundings import plain, undisturbed
 from linreg.text import table
 
 if TYPE_CHECKING:  # what methods make of a graph: their files import this one
@@ -119,8 +120,11 @@ class OperatorGraph:
         with torch.no_grad():
             return self.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
 
+    @plain()
     def linearize(self, x: Tensor) -> Linearization:
         """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
+
+        It keeps a copy of x, and computes in the graph's dtype, under autocast too.
 
         Raises LinregError where x has another shape, dtype or device than the graph, or is not finite.
 
@@ -138,7 +142,7 @@ class OperatorGraph:
         from linreg.linearization import Linearization
 
         self.check(x)
-        x = x.detach()
+        x = x.detach().clone()  # the caller may use its memory for the next image
         frozen: dict[str, Affine] = {}
 
         def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -151,6 +155,7 @@ class OperatorGraph:
             raise LinregError(self._overflow(x, frozen))
         return Linearization(self, x, frozen, output)
 
+    @undisturbed()
     def evaluate(
         self,
         values: dict[str, T],
@@ -176,6 +181,7 @@ class OperatorGraph:
         assert result is not None
         return result
 
+    @undisturbed()
     def pull(
         self,
         grads: dict[str, T],

@@ -16,7 +16,7 @@ from linreg.errors import LinregError
 from linreg.graph import Node, OperatorGraph
 from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
-from linreg.target import Target, cotangent, sum_per_image
+from linreg.target import Target, cotangent, held, sum_per_image
 from linreg.text import counted, table
 
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
@@ -196,7 +196,7 @@ class Linearization:
         from linreg.certificate import Certificate
 
         cotangent(target, self.output)
-        return Certificate(self, target)
+        return Certificate(self, held(target))
 
     def open_fraction(self, name: str) -> float | None:
         """The share of a gate's units whose slope is not 0, over all images; None for a node that is no gate."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from dmbp.account import check_image
 from dmbp.errors import DmbpError
 from dmbp.files import DPI
-from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine
+from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine, own_settings
 from linreg.text import number
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ PLAIN = 896  # dots of the longer side of a map alone, or about so many
 PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
 
 
+@own_settings()
 def draw_explanation(
     result: Result, image: int = 0, picture: np.ndarray | None = None, title: str = "", score: str = "y"
 ) -> Figure:
@@ -103,6 +104,7 @@ def _maps(
     bar.ax.tick_params(labelsize=9)
 
 
+@own_settings()
 def draw_map(values: Tensor) -> Figure:
     """One map (H, W) and nothing else, as many dots as it has pixels or a multiple: for pages and talks.
 

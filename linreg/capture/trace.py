@@ -19,6 +19,8 @@ from linreg.capture.program import Program
 from linreg.capture.reference import Reference
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
+from linreg.numerals import whole_number
+from linreg.surroundings import ordinary, plain
 
 PIECES = 32  # of each interpolant, unless said otherwise
 
@@ -28,6 +30,7 @@ WRAPPERS: dict[type, str] = {
 }
 
 
+@plain()
 def trace(
     model: nn.Module,
     example: Tensor,
@@ -67,6 +70,7 @@ def trace(
 
     check(model, example)
     check_pieces(nonlinear, pieces)
+    model = ordinary(model)
     images = len(example)
     with evaluation(model), torch.no_grad():
         run(model, example)  # first: why a model fails is not for the exporter to say
@@ -84,6 +88,7 @@ def trace(
     return replace(graph, approximation=apart(interpolants, graph(example)[:images], expected[:images]))
 
 
+@plain()
 def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | int | None = None) -> Approximation:
     """How far a graph is from the model that it was traced from, at x (N, *input_shape); see `Approximation`.
 
@@ -109,7 +114,8 @@ def check_pieces(nonlinear: str | None, pieces: int) -> None:
     """Raise LinregError unless these say how to take smooth units, or not at all."""
     if nonlinear not in (None, "pwl"):
         raise LinregError(f'nonlinear must be None, to refuse smooth units, or "pwl", not {nonlinear!r}')
-    if not isinstance(pieces, int) or isinstance(pieces, bool) or pieces < 3:
+    count = whole_number(pieces)
+    if count is None or count < 3:
         raise LinregError(f"pieces must be a whole number, at least 3 (two asymptotes and a chord), not {pieces!r}")
     if nonlinear is None and pieces != PIECES:
         raise LinregError(f'pieces={pieces} is for smooth units, which are refused unless nonlinear="pwl": give both')
@@ -165,7 +171,7 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
                 f"the example is {example.dtype} on {example.device}, but the model's '{name}' is {tensor.dtype} on "
                 f"{tensor.device}: bring both to one dtype and device with .to(…)"
             )
-        if not tensor.isfinite().all():
+        if not tensor.detach().isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
 
 
