@@ -13,7 +13,7 @@ from torch import nn
 from dmbp.datasets import load_data
 from dmbp.evaluation.measures import Metric, metrics_of
 from dmbp.evaluation.methods import parse
-from dmbp.evaluation.ranks import Ranks
+from dmbp.evaluation.processes import Ranks
 from dmbp.evaluation.rendering import RENDERERS
 from dmbp.evaluation.run import Evaluation, Plan, Subject, evaluate
 from dmbp.evaluation.tables import tables

@@ -21,8 +21,9 @@ from studies import evaluated, plan, rendered, write_pictures
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation import record
+from dmbp.evaluation.outcome import told
 from dmbp.evaluation.record import Key, Writer, lines_of, read_results
-from dmbp.evaluation.run import Evaluation
+from dmbp.evaluation.run import Evaluation, check_alike
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,7 +101,7 @@ import os, signal, sys
 from pathlib import Path
 from studies import plan, rendered
 from dmbp.evaluation import record
-from dmbp.evaluation.ranks import joined
+from dmbp.evaluation.processes import joined
 from dmbp.evaluation.run import evaluate
 import torch
 torch.set_num_threads(1)
@@ -287,6 +288,25 @@ def test_a_map_that_cannot_be_judged_is_told_and_not_counted(
     assert key == ("tiny", "nd", "p5.png") and message in reason
     assert "ND: only 5 of 6 pictures" in rendered(found)["txt"]
     assert values(found, "insertion")[5, 0] != values(found, "insertion")[5, 0]  # NaN
+
+
+def test_a_constant_map_has_a_number_and_wide_bounds(pictures: Path, tmp_path: Path) -> None:
+    asked = plan(pictures, metrics=("insertion",))
+    object.__setattr__(asked, "methods", (Broken(torch.zeros_like),))
+    found = evaluated(asked, tmp_path / "out")
+    [row] = found.study.results.values[Key("tiny", "nd", "p5.png")]["insertion"]
+    assert 0 < row["lower"] < row["area"] < row["upper"] < 1 and row["upper"] - row["lower"] > 0.8
+    assert "by the order of equal pixels: ND 0." in rendered(found)["txt"]
+
+
+def test_ranks_that_differ_are_refused_and_metrics_without_numbers_are_told(pictures: Path, tmp_path: Path) -> None:
+    mine, other = plan(pictures).made(), plan(pictures).made() | {"device": "another"}
+    with pytest.raises(DmbpError, match="rank 1 differs from rank 0 in device"):
+        check_alike([mine, other])
+    asked = plan(pictures, methods=("nd",), metrics=("insertion", "localization"))
+    lines = told(asked, evaluated(asked, tmp_path / "out"))
+    assert lines[0].startswith("tiny: localization has no number here: it needs pictures made of two halves")
+    assert len(lines) == 2
 
 
 def values(found: Evaluation, metric: str) -> np.ndarray:

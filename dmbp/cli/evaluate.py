@@ -13,8 +13,8 @@ from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.measures import Method, metrics_of
 from dmbp.evaluation.methods import parse
 from dmbp.evaluation.outcome import told, write_sheets, write_tables
+from dmbp.evaluation.processes import Ranks, joined, own_device
 from dmbp.evaluation.published import column
-from dmbp.evaluation.ranks import Ranks, joined, own_device
 from dmbp.evaluation.rendering import as_json, as_text
 from dmbp.evaluation.run import Plan, Subject, evaluate
 from dmbp.evaluation.tables import tables

@@ -27,8 +27,8 @@ from dmbp.datasets import Item, Pictures, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.measures import Method, Metric, Rows
+from dmbp.evaluation.processes import Ranks
 from dmbp.evaluation.published import column
-from dmbp.evaluation.ranks import Ranks
 from dmbp.evaluation.record import Key, Results, Writer, read_results
 from dmbp.evaluation.tables import Place, Study
 from dmbp.files import slug, whole
@@ -166,7 +166,7 @@ def evaluate(plan: Plan, out: Path, ranks: Ranks | None = None) -> Evaluation | 
     made = plan.made()
     before = ranks.share(read_results(out) if ranks.first else None)
     before.check(made)
-    _check_alike(ranks.all(made))
+    check_alike(ranks.all(made))
     _check_pictures(plan, before, ranks)
     jobs = _jobs(plan, before)
     mine = jobs[ranks.rank :: ranks.world]
@@ -212,7 +212,7 @@ def _missing(plan: Plan, before: Results, subject: Subject, method: Method, item
     return [metric for metric in plan.metrics if metric not in there]
 
 
-def _check_alike(made: list[dict[str, Any]]) -> None:
+def check_alike(made: list[dict[str, Any]]) -> None:
     """Raise DmbpError where processes of one evaluation would make different numbers."""
     for rank, other in enumerate(made):
         if other != made[0]:
