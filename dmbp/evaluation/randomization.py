@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.checks import Classes, check_network, check_pictures, pixel_values
-from dmbp.ranks import spearman
+from dmbp.rank_correlation import spearman
 from linreg.text import number
 
 Explains = Callable[[nn.Module, Tensor, Classes], Tensor]
