@@ -8,7 +8,7 @@ comparison, of the classes on the left of pictures that show two:
 >>> from dmbp.models import load_model
 >>> network, pairs = load_model("digit-pairs").network, sample_pairs()
 >>> x, left, right = pairs.images[:2], pairs.labels[:2, 0], pairs.labels[:2, 1:].tolist()
->>> nd, ours = (method(network, x, left) for method in (methods.ND(), methods.DMBP(iterations=60)))
+>>> nd, ours = (method(network, x, left) for method in (methods.ND(), methods.DMBP(iterations=100)))
 >>> insertion(network, x, left, ours, step=64, probability="sigmoid").area.shape  # one number for each picture
 torch.Size([2])
 >>> complementary_insertion(network, x, left, ours, right, step=64, probability="sigmoid").scores.shape
