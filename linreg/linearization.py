@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy.sparse import csr_array
@@ -31,7 +31,7 @@ LIMIT = 2**31  # bytes of an explicit matrix, unless said otherwise
 class Linearization:
     """The graph with every gate frozen at `input` (N, *input_shape): affine operators, one for each node.
 
-    `frozen` maps a node to its operator (Ŵ_l is a convolution followed by the diagonal of its gate), `output` is what
+    Several inputs are laid in a row there, and `inputs` has each by its name. `frozen` maps a node to its operator (Ŵ_l is a convolution followed by the diagonal of its gate), `output` is what
     they give at `input`, (N, *output shape).
 
     >>> import torch, linreg
@@ -49,6 +49,11 @@ class Linearization:
 
     def __repr__(self) -> str:
         return f"Linearization of {self.graph!r} at {counted(len(self.input), 'input')}"
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the network was given, by name: its data, (N, *shape) each, and what is held fixed."""
+        return {**self.graph.inputs.by_name(self.input), **self.graph.bound}
 
     def replace(self, frozen: Mapping[str, Affine]) -> Linearization:
         """The same region with some operators exchanged (by masked ones, say), and the output that they give."""
@@ -136,8 +141,8 @@ class Linearization:
         """y of each image, (N,): the output weighted by `target` (w of Eq. 1)."""
         return sum_per_image(self.output * cotangent(target, self.output))
 
-    def weight(self, target: Target = None) -> Tensor:
-        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5).
+    def weight(self, target: Target = None) -> Any:
+        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5); of several inputs {name: c} for each.
 
         >>> import torch, linreg
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -146,7 +151,7 @@ class Linearization:
         >>> lin.weight()
         tensor([[1., 2.]])
         """
-        return self.adjoint(cotangent(target, self.output))
+        return self.graph.inputs.parted(self.adjoint(cotangent(target, self.output)))
 
     @torch.no_grad()
     def ledger(self, target: Target = None) -> Ledger:
