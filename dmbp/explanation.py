@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from dmbp.errors import DmbpError
 from dmbp.learning.learn import Callback, learn_masks
@@ -16,6 +17,8 @@ from dmbp.masks import Masks
 from dmbp.result import Result, attribution
 from dmbp.split import decompose
 from linreg import OperatorGraph, trace
+from linreg.capture.arguments import Fixed
+from linreg.inputs import Given
 from linreg.target import Target
 
 
@@ -23,9 +26,10 @@ from linreg.target import Target
 @torch.inference_mode(False)
 def explain(
     model: nn.Module | OperatorGraph,
-    x: Tensor,
+    x: Given,
     target: Target = None,
     *,
+    fixed: Fixed = None,
     options: Options | None = None,
     snapshots: Sequence[int] = (),
     start: Masks | None = None,
@@ -40,6 +44,8 @@ def explain(
     `compiled`, are told in `Options`; `options` gives them as one value, in which those given by a word of their own
     are changed. `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
     instead of B.1's (the optimiser's own state starts afresh). `progress` and `callback` are told in `learn_masks`.
+    Several inputs are given in order or by name, those in `fixed` held fixed (see `linreg.trace`): the maps are then by
+    name, and sum to the same scores together.
     Ctrl-C ends the learning and keeps what was reached.
 
     Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
@@ -53,10 +59,14 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
-    graph = model if isinstance(model, OperatorGraph) else trace(model, x)
+    x = tree_map(lambda value: value.clone() if isinstance(value, Tensor) and value.is_inference() else value, x)
+    if isinstance(model, OperatorGraph) and fixed is not None:
+        raise DmbpError(
+            "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
+        )
+    graph = model if isinstance(model, OperatorGraph) else trace(model, x, fixed=fixed)
     lin = graph.linearize(x)
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, Any] = {}
 
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         if iteration in wanted:

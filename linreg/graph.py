@@ -158,9 +158,7 @@ class OperatorGraph:
         if self.inputs.fixed:
             fixed = {e.name: check_fixed(e, named[e.name], images, self.device) for e in self.inputs.fixed}
             graph = self.bind(fixed)
-        parts = [named[entry.name] for entry in self.inputs.data]
-        row = parts[0] if len(parts) == 1 else torch.cat([part.reshape(images, -1) for part in parts], 1)
-        return graph, row
+        return graph, self.inputs.row(named)
 
     def linearize(self, x: Given) -> Linearization:
         """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
@@ -255,7 +253,7 @@ class OperatorGraph:
             if node.name in before:
                 before.update(node.inputs)
         if stop not in after:
-            back = " (the other way round there is one)" if start in self._after(stop) else ""
+            back = " (the other way round there is one)" if start in self.after(stop) else ""
             raise LinregError(f"no path leads from '{start}' to '{stop}'{back}")
         return tuple(n for n in self.nodes if n.name in after & before and n.name != start)
 
@@ -278,16 +276,21 @@ class OperatorGraph:
         """Shape of a node's value for one image; `input_shape` for "input"."""
         return self.input_shape if name == INPUT else self[name].shape
 
-    def geometry(self, name: str) -> Geometry:
+    def geometry(self, name: str, input: str | None = None) -> Geometry:
         """Where the units of a node look: the centre and stride of its positions in the input, their receptive fields.
 
-        From the graph alone; see `linreg.geometry`. A node without a place (behind a flatten, a global pool) says why.
-        Raises LinregError, with the node, where branches that meet look at different places, or an operator does not
-        tell where it looks; `linreg.geometry.geometries(graph)` gives that as a value.
+        From the graph alone; see `linreg.geometry`. Of several inputs `input` says in which. A node without a place
+        (behind a flatten, a global pool) says why. Raises LinregError, with the node, where branches that meet look at
+        different places, or an operator does not tell where it looks; `graph.views` gives that as a value.
         """
         if name != INPUT:
             self[name]
-        return self.geometries[name].require()
+        if input is None:
+            return self.geometries[name].require()
+        if input not in self.views:
+            listed = ", ".join(map(repr, self.views))
+            raise LinregError(f"the network has no input {input!r} that is data: it has {listed}")
+        return self.views[input][name].require()
 
     def check(self, x: Tensor) -> None:
         """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
@@ -341,14 +344,25 @@ class OperatorGraph:
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 
-    @cached_property
+    @property
     def geometries(self) -> Mapping[str, Geometry]:
-        """Those of "input" and of all nodes; nothing is refused: what has no place says why."""
+        """Those of "input" and of all nodes; nothing is refused: what has no place says why.
+
+        Raises LinregError for a network of several inputs: `views` has those in each of them.
+        """
+        if self.inputs.several:
+            raise LinregError("the network has several inputs: graph.views tells where its nodes look in each of them")
+        return self.views[self.inputs.data[0].name]
+
+    @cached_property
+    def views(self) -> Mapping[str, Mapping[str, Geometry]]:
+        """Where the nodes look in each of the inputs that are data: {input: {node: Geometry}}."""
         from linreg.geometry import geometries
 
-        return geometries(self)
+        return {entry.name: geometries(self, input=entry.name) for entry in self.inputs.data}
 
-    def _after(self, start: str) -> set[str]:
+    def after(self, start: str) -> set[str]:
+        """The names of `start` and of all nodes that depend on it."""
         after = {start}
         for node in self.nodes:
             if after.intersection(node.inputs):

@@ -87,6 +87,13 @@ class Inputs(Mapping[str, Input]):
         return len(self.data) > 1
 
     @property
+    def nodes(self) -> dict[str, str]:
+        """The node that holds each data input: of its own name, or "input" where there is one; none but that is so."""
+        if not self.several:
+            return {self.data[0].name: INPUT}
+        return {entry.name: f"{INPUT}@1" if entry.name == INPUT else entry.name for entry in self.data}
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """Where in the row each data input begins, and where the row ends."""
         return tuple(accumulate((entry.size for entry in self.data), initial=0))
@@ -97,6 +104,11 @@ class Inputs(Mapping[str, Input]):
             return row
         parts = row.split([entry.size for entry in self.data], 1)
         return {entry.name: part.reshape(len(row), *entry.shape) for entry, part in zip(self.data, parts, strict=True)}
+
+    def row(self, named: Mapping[str, Tensor]) -> Tensor:
+        """The data among what is named, laid in a row; one input alone as it is."""
+        parts = [named[entry.name] for entry in self.data]
+        return torch.cat([part.reshape(len(part), -1) for part in parts], 1) if self.several else parts[0]
 
     def by_name(self, row: Tensor) -> dict[str, Tensor]:
         """The same as a mapping, of one data input too."""

@@ -66,7 +66,7 @@ class Arguments:
         """What a network of these arguments takes."""
         return Inputs(tuple(self._input(name, value) for name, value in self))
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return iter(zip(self.names, self.values, strict=True))
 
     def __len__(self) -> int:

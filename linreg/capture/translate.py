@@ -62,7 +62,7 @@ class _Translator:
         self.arguments = arguments
         self.example = arguments.first
         self.fixed = None if program.dynamic else len(arguments)  # the number of images, if it is fixed
-        self.names = name_calls(program.calls, arguments.data if len(arguments.data) > 1 else ())
+        self.names = name_calls(program.calls, arguments.inputs.nodes.values())
         self.refusals = Refusals(program, self.names, partial(_rule_of, pieces=program.pieces))
         self.sizes = Sizes.of_input(program.input.meta["val"])
         self.values: dict[fx.Node, Any] = parameters(program)
@@ -80,7 +80,7 @@ class _Translator:
             return
         *firsts, total = inputs.starts
         for call, entry, first in zip(self.program.data, inputs.data, firsts, strict=True):
-            name = f"{INPUT}@1" if entry.name == INPUT else entry.name
+            name = inputs.nodes[entry.name]
             self.nodes[name] = Node(name, Part(first, total, entry.shape), (INPUT,), entry.shape)
             self.values[call] = Data(name, entry.shape)
 
@@ -143,12 +143,12 @@ class _Translator:
         """What fixed inputs alone decide: any operator of torch will do, as each time it is simply called."""
         if torch.Tag.nondeterministic_seeded in operands.target.tags:
             raise Refused(RANDOM, operands)
-        if is_open(call.meta.get("val")):
+        if is_open(call.meta["val"]):
             raise Refused(SIZED_BY_FIXED, operands)
         return self.held.add(call.name, operands)
 
     def _constant(self, call: fx.Node, operands: Call) -> Any:
-        value = call.meta.get("val")
+        value = call.meta["val"]
         try:
             each = one_for_each(operands)
         except Refused:
