@@ -109,7 +109,7 @@ class _Pickler(pickle.Pickler):
         return type(value), tuple(getattr(value, field.name) for field in fields(value) if field.name != "kind")
 
 
-def digest(value: OperatorGraph | Tensor) -> str:
+def digest(value: Any) -> str:
     """One for each function and each tensor, on any device: names, operators, weights; no labels, no user's source."""
     held: Any = value
     if isinstance(value, OperatorGraph):
