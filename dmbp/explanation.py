@@ -17,7 +17,7 @@ from dmbp.masks import Masks
 from dmbp.result import Result, attribution
 from dmbp.split import decompose
 from linreg import OperatorGraph, trace
-from linreg.capture.arguments import Fixed
+from linreg.capture.example import Fixed
 from linreg.inputs import Given
 from linreg.target import Target
 

@@ -184,6 +184,11 @@ class Ledger:
 
         return complete_maps(self) if self.inputs is not None and self.inputs.several else complete_map(self)
 
+    @property
+    def sources(self) -> int:
+        """How many rows are of inputs, before those of constants."""
+        return len(self.inputs.data) if self.inputs is not None else 1
+
     def by_input(self) -> dict[str, Tensor]:
         """c ⊙ x of each input by its name, (N, *shape): `input`, taken apart where they are several (Eq. 5)."""
         return {INPUT: self.input} if self.inputs is None else self.inputs.by_name(self.input)
@@ -239,18 +244,14 @@ class Ledger:
         Raises LinregError where the batch has no such image.
         """
         wholes = ("input_share", "bias_share", "output_share", "total")
-        nodes = [*((name, False) for name in self._sources), *((term.node, term.at_output) for term in self.terms)]
+        sources = [INPUT] if self.inputs is None else self.inputs.nodes.values()
+        nodes = [*((name, False) for name in sources), *((term.node, term.at_output) for term in self.terms)]
         terms = [
             {"term": label, "node": node, "kind": kind, "at_output": at_output, "share": value}
             for (label, kind, value), (node, at_output) in zip(self.rows(image), nodes, strict=True)
         ]
         kinds = {kind: total[image].item() for kind, total in self.by_kind().items()}
         return {name: getattr(self, name)[image].item() for name in wholes} | {"by_kind": kinds, "terms": terms}
-
-    @property
-    def _sources(self) -> list[str]:
-        """The nodes that hold the inputs."""
-        return [INPUT] if self.inputs is None else list(self.inputs.nodes.values())
 
     def _totals(self, image: int) -> list[Row]:
         totals = {f"all of {kind}": total for kind, total in self.by_kind().items()}

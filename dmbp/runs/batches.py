@@ -26,7 +26,7 @@ from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.several import Several, check_like, fitting, rows_of, stacked
 from dmbp.runs.shelf import Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
-from linreg.capture.arguments import Fixed, arguments
+from linreg.capture.example import Fixed, arguments
 from linreg.capture.export import evaluation, run
 from linreg.target import Target, cotangent
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmbp.errors import DmbpError
 from linreg import OperatorGraph
-from linreg.capture.arguments import Fixed
+from linreg.capture.example import Fixed
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linreg.capture.arguments import Arguments
+from linreg.capture.example import Arguments
 from linreg.capture.export import run
 from linreg.capture.reference import Reference
 from linreg.errors import LinregError

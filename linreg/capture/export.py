@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from linreg.capture.arguments import Arguments
+from linreg.capture.example import Arguments
 from linreg.capture.place import Place, place_of_error
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason

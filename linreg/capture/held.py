@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from linreg.capture.arguments import Arguments
+from linreg.capture.example import Arguments
 from linreg.operators.given import Conditions, Given, bound, evaluated, sources
 from linreg.operators.steps import steps_of
 from linreg.operators.table import Call, Known

@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
 from linreg.capture.agreement import close, compare, compare_batch, other_batches
-from linreg.capture.arguments import Arguments, Fixed, arguments
+from linreg.capture.example import Arguments, Fixed, arguments
 from linreg.capture.export import evaluation, export, run
 from linreg.capture.fuse import fuse_batch_norm
 from linreg.capture.outputs import pick

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from linreg.approximation import Approximation
-from linreg.capture.arguments import Arguments
 from linreg.capture.constants import fold, one_for_each, parameters
+from linreg.capture.example import Arguments
 from linreg.capture.fuse import pointwise
 from linreg.capture.held import SIZED_BY_FIXED, Held
 from linreg.capture.names import name_calls
