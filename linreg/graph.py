@@ -372,6 +372,10 @@ class OperatorGraph:
     def _missing(self, name: str) -> str:
         if name == INPUT:
             return "'input' is the network's input, no operator"
+        if self.inputs.nodes.get(name) == INPUT:
+            return f"'{name}' is the network's one input that is data: as a node it is called '{INPUT}'"
+        if name in {*self.bound, *(entry.name for entry in self.inputs.fixed)}:
+            return f"'{name}' is held fixed: it is part of operators and constants, and no node"
         if name in self.fused:
             return f"'{name}' was fused into '{self.fused[name]}': ask for that, or trace with fuse=False to keep both"
         near = get_close_matches(name, [*self._by_name, INPUT], n=3, cutoff=0.5)

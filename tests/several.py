@@ -1,4 +1,4 @@
-"""Networks of several inputs, each with what is held fixed, and the same networks as ones of a single row of numbers."""
+"""Networks of several inputs, each with what is held fixed, and the same networks as ones of a single row."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Sequence(nn.Module):
 
 
 class Conditional(nn.Module):
-    """A class index that scales and shifts features through an embedding and a smooth network, and adds to the score."""
+    """A class index scales and shifts features by an embedding and a smooth network, and adds to the score."""
 
     def __init__(self) -> None:
         super().__init__()
