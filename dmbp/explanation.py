@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from dmbp.errors import DmbpError
-from dmbp.learning.learn import Callback, learn_masks
+from dmbp.learning.learn import Callback, Learned, learn_masks
 from dmbp.learning.objective import loss_name
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.masks import Masks
 from dmbp.result import Result, attribution
-from dmbp.split import decompose
+from dmbp.split import Split, decompose
 from linreg import OperatorGraph, trace
 from linreg.capture.example import Fixed
 from linreg.inputs import Given
@@ -82,11 +82,15 @@ def explain(
     split = decompose(lin, learned.masks, target, options.unmasked)  # line 13 follows from it: `Result.attribution`
     if learned.iterations in wanted:
         kept[learned.iterations] = attribution(split)
+    return _result(split, learned, kept, options)
+
+
+def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: Options) -> Result:
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
         split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
-        learned.interrupted, learned.seconds, kept, options,
+        learned.interrupted, learned.seconds, snapshots, options,
     )  # fmt: skip
 
 

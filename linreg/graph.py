@@ -145,7 +145,9 @@ class OperatorGraph:
         `given` are the inputs in order or by name; for a network of data alone also the row itself, (N, *input_shape).
         Raises LinregError where one does not fit.
         """
-        if self.signature is None or (isinstance(given, Tensor) and not self.inputs.fixed):
+        several = self.inputs.several and not (isinstance(given, Tensor) and given.shape[1:] == self.input_shape)
+        is_one = isinstance(given, Tensor) and not (several or self.inputs.fixed)
+        if self.signature is None or is_one:
             x: Any = self.inputs.named(given)[INPUT] if isinstance(given, Mapping | tuple) else given
             self.check(x)
             return self, x

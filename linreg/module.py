@@ -51,12 +51,13 @@ class Network(nn.Module):
         """{name of a node: path of its layer}."""
         return MappingProxyType(self._paths)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """The network's output at x (N, *input_shape), or at several inputs in order.
 
         Raises LinregError where one has another shape.
         """
-        x = inputs[0] if len(inputs) == 1 else self._inputs.row(self._inputs.named(inputs))
+        if others:
+            x = self._inputs.row(self._inputs.named((x, *others)))
         check_shape(x, self._shape, self._batch)
         values = {INPUT: x}
         for step in self._steps:

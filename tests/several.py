@@ -83,6 +83,16 @@ class Sequence(nn.Module):
         return self.head(torch.cat([total, last], 1))
 
 
+class Masking(Sequence):
+    """The same function for one image, without an index along the batch, which no network of one input may have."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        h = torch.relu(self.step(x))
+        places = torch.arange(x.shape[1], device=x.device)[None, :, None]
+        total = (h * (places < lengths)).sum(1) / lengths
+        return self.head(torch.cat([total, (h * (places == lengths - 1)).sum(1)], 1))
+
+
 class Conditional(nn.Module):
     """A class index scales and shifts features by an embedding and a smooth network, and adds to the score."""
 
@@ -104,7 +114,7 @@ class Gated(nn.Module):
         self.layer = nn.Linear(4, 3)
 
     def forward(self, x: Tensor, threshold: Tensor, on: Tensor) -> Tensor:
-        z = self.layer(x)
+        z = self.layer(x) + torch.relu(x).sum(1, keepdim=True)
         chosen = torch.where((z > threshold) & on, z, 0.5 * z)
         return chosen + torch.where(on | (z > 0), 0.1, z)
 
@@ -123,13 +133,17 @@ class Neighbours(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A network, so many images of its inputs, and the names of what is fixed; `shared` is one for all images."""
+    """A network, so many images of its inputs, and the names of what is fixed; `shared` is one for all images.
+
+    `twin` is a module of the same weights and function, for one image, where the network of one row needs another.
+    """
 
     module: Callable[[], nn.Module]
     inputs: Callable[[int, torch.Generator], Values]
     fixed: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     keywords: bool = True
+    twin: Callable[[], nn.Module] | None = None
 
     def model(self, seed: int) -> nn.Module:
         """In float64, with random weights and statistics."""
@@ -141,6 +155,14 @@ class Case:
                     module.running_mean.normal_()
                     module.running_var.uniform_(0.5, 2)
         return model
+
+    def alike(self, model: nn.Module) -> nn.Module:
+        """The same function with the same weights, where a network of one input must be written in other words."""
+        if self.twin is None:
+            return model
+        twin = self.twin().double()
+        twin.load_state_dict(model.state_dict())
+        return twin.eval()
 
     def values(self, images: int, seed: int) -> Values:
         return self.inputs(images, torch.Generator().manual_seed(seed))
@@ -214,7 +236,8 @@ CASES = {
         Masked, lambda n, g: {"x": _normal(g, n, 5, 3), "mask": _chance(g, n, 5)}, fixed=("mask",), keywords=False
     ),
     "lengths": Case(
-        Sequence, lambda n, g: {"x": _normal(g, n, 5, 3), "lengths": _integers(g, 1, 6, n)}, fixed=("lengths",)
+        Sequence, lambda n, g: {"x": _normal(g, n, 5, 3), "lengths": _integers(g, 1, 6, n)}, fixed=("lengths",),
+        twin=Masking,
     ),
     "class": Case(
         Conditional, lambda n, g: {"x": _normal(g, n, 5), "label": _integers(g, 0, 4, n)}, fixed=("label",)

@@ -129,9 +129,8 @@ def explain_all(
     image 1: y = 18.5, a = [2.0, 6.0]
     """
     options = Options.of(options, words)
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {batch_size!r}")
-    one_by_one, count = rows_of(images, _fixed_in(model, fixed)) if isinstance(images, Mapping) else _each(images)
+    _check_batch_size(batch_size)
+    one_by_one, count = rows_of(images, model, fixed) if isinstance(images, Mapping) else _each(images)
     shelf = None if out is None else _shelf(Path(out), options)
 
     def explained() -> Iterator[Explained]:
@@ -139,9 +138,7 @@ def explain_all(
         if not (first := list(islice(tensors, batch_size or 1))):
             return
         graph = _graph(model, first, fixed)
-        size = graph.batch or batch_size
-        if batch_size not in (None, size):
-            raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={batch_size}")
+        size = _size(graph, batch_size)
         bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
@@ -150,6 +147,18 @@ def explain_all(
             bar.close()
 
     return explained()
+
+
+def _check_batch_size(size: int | None) -> None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {size!r}")
+
+
+def _size(graph: OperatorGraph, wanted: int | None) -> int | None:
+    size = graph.batch or wanted
+    if wanted not in (None, size):
+        raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={wanted}")
+    return size
 
 
 def _shelf(folder: Path, options: Options) -> Shelf:
@@ -283,8 +292,8 @@ def _to_arrays(value: Explained) -> dict[str, np.ndarray]:
 def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Explained:
     held: dict[str, Any] = {}
     for field in fields(Explained):
-        if field.name not in arrays and field.name in MAPS:  # of several inputs
-            parts = [name.partition("/") for name in arrays if name.startswith(f"{field.name}/")]
+        parts = [name.partition("/") for name in arrays if name.startswith(f"{field.name}/")]
+        if parts:  # of several inputs
             held[field.name] = {of: torch.from_numpy(arrays[f"{name}/{of}"]) for name, _, of in parts}
             continue
         value = arrays[field.name]
@@ -303,11 +312,6 @@ def _each(images: Any) -> tuple[Iterator[Any], int | None]:
     except TypeError:
         came = "one number" if isinstance(images, Tensor) else type(images).__name__
         raise DmbpError(f"images must be a tensor (M, …) or an iterable of tensors, not {came}") from None
-
-
-def _fixed_in(model: nn.Module | OperatorGraph, fixed: Fixed) -> Fixed:
-    """The fixed inputs, which a graph knows itself."""
-    return tuple(entry.name for entry in model.inputs.fixed) if isinstance(model, OperatorGraph) else fixed
 
 
 def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:

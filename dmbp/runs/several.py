@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from linreg import OperatorGraph
@@ -28,8 +28,15 @@ class Several:
         return replace(self, values={name: change(value) for name, value in self.values.items()})
 
 
-def rows_of(images: Mapping[str, Tensor], fixed: Fixed) -> tuple[Iterator[Several], int]:
-    """The images of tensors (M, …) by name, and how many they are; what is fixed may be the same for all of them."""
+def rows_of(
+    images: Mapping[str, Tensor], model: nn.Module | OperatorGraph, fixed: Fixed
+) -> tuple[Iterator[Several], int]:
+    """The images of tensors (M, …) by name, and how many they are; what is fixed may be the same for all of them.
+
+    A graph knows its fixed inputs itself.
+    """
+    if isinstance(model, OperatorGraph):
+        fixed = tuple(entry.name for entry in model.inputs.fixed)
     chosen = (fixed,) if isinstance(fixed, str | int) else tuple(fixed or ())
     for name, value in images.items():
         if not isinstance(value, Tensor):

@@ -81,17 +81,24 @@ def trace(
     >>> lin.output, lin.weight()
     (tensor([[12.]]), {'left': tensor([[0., 4.]]), 'right': tensor([[ 0., -4.]])})
     """
-    from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
-
     given = check(model, example, fixed)
     check_pieces(nonlinear, pieces)
+    return _traced(model, given, fuse, output, pieces if nonlinear else None)
+
+
+def _traced(
+    model: nn.Module, given: Arguments, fuse: bool, output: str | int | None, pieces: int | None
+) -> OperatorGraph:
+    """The steps of `trace`, on arguments that were looked at."""
+    from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
+
     with evaluation(model), torch.no_grad():
         run(model, given)  # first: why a model fails is not for the exporter to say
         used, exported, dynamic = export(model, given)
         others = other_batches(model, used) if dynamic else []
         expected, place = pick(run(model, used), output)
         held = frozenset(place for place, name in enumerate(used.names) if name in used.fixed)
-        program = Program(exported, place, dynamic, pieces if nonlinear else None, held)
+        program = Program(exported, place, dynamic, pieces, held)
         graph, origins = translate(program, used)
     if fuse:
         graph = fuse_batch_norm(graph)
