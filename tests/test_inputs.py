@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -208,6 +209,52 @@ def test_one_tensor_is_called_input_as_ever() -> None:
     alone, named = linreg.trace(model, x), linreg.trace(model, {"input": x})
     assert list(alone.inputs) == ["input"] and alone.summary() == named.summary()
     assert torch.equal(alone.linearize(x).weight(0), named.linearize({"input": x}).weight(0))
+
+
+def test_what_is_one_for_all_images_may_be_as_long_as_the_batch() -> None:
+    """Its size alone does not tell: the index of two columns, traced with two images; a mask of three, with three."""
+
+    class Columns(nn.Module):
+        def forward(self, x: Tensor, index: Tensor, on: Tensor) -> Tensor:
+            return torch.relu(x)[:, index] * on[index] + (x * on).sum(1, keepdim=True)
+
+    index, on = torch.tensor([2, 0]), torch.tensor([True, False, True])
+    for images in (2, 3):
+        x = torch.randn(images, 3)
+        graph = linreg.trace(Columns(), (x, index, on), fixed=("index", 2))
+        assert graph.batch is None and not any(entry.each for entry in graph.inputs.fixed)
+        x = torch.randn(4, 3)
+        torch.testing.assert_close(graph((x, index, on)), Columns()(x, index, on))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, c: torch.cat([x, c], 1),
+        lambda x, c: torch.stack([x, c], 1).flatten(1),
+        lambda x, c: torch.where(c > 0, x, c),
+        lambda x, c: c - x,
+        lambda x, c: torch.lerp(x, c, 0.25),
+        lambda x, c: c.type_as(x) + x,
+        lambda x, c: torch.cat([x, c.sort(1).values.tanh()], 1) * torch.cat([c, c], 1),
+    ],
+)
+def test_wherever_a_fixed_input_enters_its_share_has_its_name(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Without a bias, all that is not of the data is of the fixed input."""
+
+    class Network(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return function(torch.relu(x), c)
+
+    x, c = (torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    lin = linreg.trace(Network(), (x, c), fixed="c").linearize((x, c))
+    w = torch.ones_like(lin.output)
+    ledger = lin.ledger(w)
+    leaf = x.clone().requires_grad_()
+    y = function(torch.relu(leaf), c).sum(1)
+    (grad,) = torch.autograd.grad(y.sum(), leaf)
+    assert {term.name for term in ledger.terms} == {"c"}
+    assert_within(ledger.bias_share, (y - (grad * x).sum(1)).detach(), ledger.magnitude)
 
 
 def test_graphs_of_fixed_inputs_pickle() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from linreg.capture.example import Arguments
-from linreg.operators.given import Conditions, Given, bound, evaluated, sources
+from linreg.operators.given import Conditions, Given, bound, built, evaluated, sources
 from linreg.operators.steps import steps_of
-from linreg.operators.table import Call, Known
+from linreg.operators.table import Built, Call, Known
 
 SIZED_BY_FIXED = (
     "its size depends on the values of a fixed input: choose by where(mask, x, 0) or x * mask, which keeps the size, "
@@ -37,6 +37,10 @@ class Held:
         self.values[given.key] = Known(given.name, evaluated(self.bound(call)))
         self.steps.append((given, call))
         return given
+
+    def built(self, call: Call) -> Built:
+        """The operator of a call on data at the example's fixed inputs, and that data."""
+        return built(self.bound(call), " and ".join(sources(call)))
 
     def bound(self, call: Call) -> Call:
         """The call at the example's fixed inputs."""

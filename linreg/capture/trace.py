@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -83,7 +84,15 @@ def trace(
     """
     given = check(model, example, fixed)
     check_pieces(nonlinear, pieces)
-    return _traced(model, given, fuse, output, pieces if nonlinear else None)
+    options = (fuse, output, pieces if nonlinear else None)
+    try:
+        return _traced(model, given, *options)
+    except LinregError:
+        if given.shared == given.fixed:
+            raise
+        with suppress(LinregError):  # what is fixed may look as if it were each image's own, by its size alone
+            return _traced(model, given.sharing_all(), *options)
+        raise
 
 
 def _traced(

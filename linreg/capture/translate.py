@@ -24,7 +24,7 @@ from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.inputs import Inputs
 from linreg.operators.base import Shape
-from linreg.operators.given import Given, is_conditional
+from linreg.operators.given import Given, converted, is_conditional
 from linreg.operators.part import Part
 from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, UNKNOWN
 from linreg.operators.refusals import FAMILIES, reason
@@ -114,6 +114,8 @@ class _Translator:
         # A constant: as an identity it would come in the dtype of the data, whatever its own; rules want data.
         if not operands.data:
             return self._given(call, operands) if is_conditional(operands) else self._constant(call, operands)
+        if operands.name == "type_as" and isinstance(operands["self"], Given):
+            return self._given(call, converted(operands, self.example.dtype))
         # Data as it is: no rule takes what is no operator.
         if operands.name in IDENTITIES:
             return _identity(value, operands, self.example.dtype)
@@ -208,7 +210,7 @@ class _Translator:
         own = {name: node for name, node in self.nodes.items() if name not in self.held.calls}
         try:
             if is_conditional(operands):  # which is made anew, by its rule alone, for each choice of fixed inputs
-                return rule(self.held.bound(operands))
+                return self.held.built(operands)
             return pointwise(*rule(operands), operands, own)
         except LinregError as error:
             raise Refused(str(error), operands) from error
@@ -279,8 +281,6 @@ def _jumps(operands: Call) -> bool:
 def _identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
     """What a call gives that leaves its data as they are; raises Refused where it changes them after all."""
     data = operands["self"] if operands["self"] is not None else operands["input"]
-    if isinstance(data, Given):
-        raise Refused(f"it takes the dtype of the data from a tensor: write .to({dtype})", operands)
     if isinstance(data, Known):  # type_as(constant, data)
         return replace(data, value=data.value.to(dtype))
     if isinstance(value, Tensor) and value.dtype != dtype:

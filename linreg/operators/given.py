@@ -7,7 +7,7 @@ rule that takes the same call with constants. `Conditions` keeps these calls, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -66,11 +66,21 @@ def bound(call: Call, values: Values, images: int | None) -> Call:
     return replace(call, arguments=settled, images=call.images if images is None else images)
 
 
-def built(call: Call) -> Built:
-    """The operator of a bound call, and its data."""
+def converted(call: Call, dtype: torch.dtype) -> Call:
+    """The call that gives `self` in another dtype, in the place of one that takes that from its other argument."""
+    return replace(call, target=torch.ops.aten._to_copy.default, arguments={"self": call["self"], "dtype": dtype})
+
+
+def built(call: Call, name: str) -> Built:
+    """The operator of a bound call, and its data; its constants that have no name of their own get this one."""
     rule = rule_for(call.target)
     assert rule is not None  # there was one when the graph was made
-    return choice(call, call.images or 1) if steps_of(call) else rule(call)
+    operator, data = choice(call, call.images or 1) if steps_of(call) else rule(call)
+    own = [constant for constant in getattr(operator, "constants", ()) if constant.kind == "constant"]
+    if is_dataclass(operator) and any(constant.name == "" for constant in own):
+        constants = (replace(c, name=c.name or name) if c in own else c for c in operator.constants)
+        operator = replace(operator, constants=tuple(constants))
+    return operator, data
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +107,7 @@ class Conditions:
         values, found = self.values(fixed, images), dict[str, Operator]()
         for name, call in self.calls.items():
             try:
-                found[name], _ = built(bound(call, values, images))
+                found[name], _ = built(bound(call, values, images), " and ".join(sources(call)))
             except LinregError as error:
                 raise LinregError(f"node '{name}' cannot be taken with these fixed inputs: {error}") from error
         return found
