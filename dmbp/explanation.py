@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from dmbp.errors import DmbpError
 from dmbp.learning.learn import Callback, Learned, learn_masks
@@ -19,11 +18,13 @@ from dmbp.split import Split, decompose
 from linreg import OperatorGraph, trace
 from linreg.capture.example import Fixed
 from linreg.inputs import Given
-from linreg.target import Target
+from linreg.numerals import whole_number
+from linreg.surroundings import plain
+from linreg.target import Target, held
 
 
 @takes_options
-@torch.inference_mode(False)
+@plain()
 def explain(
     model: nn.Module | OperatorGraph,
     x: Given,
@@ -59,13 +60,12 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    x = tree_map(lambda value: value.clone() if isinstance(value, Tensor) and value.is_inference() else value, x)
     if isinstance(model, OperatorGraph) and fixed is not None:
         raise DmbpError(
             "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
         )
     graph = model if isinstance(model, OperatorGraph) else trace(model, x, fixed=fixed)
-    lin = graph.linearize(x)
+    lin, target = graph.linearize(x), held(target)
     kept: dict[int, Any] = {}
 
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
@@ -96,7 +96,10 @@ def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: 
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:
     """The numbers of updates after which to keep a map; raises DmbpError for one that is never reached."""
-    for count in snapshots:
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= iterations:
-            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {count!r}")
-    return frozenset(snapshots)
+    found = set[int]()
+    for given in snapshots:
+        count = whole_number(given)
+        if count is None or not 0 <= count <= iterations:
+            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {given!r}")
+        found.add(count)
+    return frozenset(found)

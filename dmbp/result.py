@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -221,21 +221,28 @@ class Result:
 
         Raises DmbpError where the file cannot be written.
         """
-        arrays = self.arrays()
-        with whole(npz(path)) as partial:
-            np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-        return npz(path)
+        return write_arrays(self.arrays(), npz(path))
 
     @cached_property
     def _png(self) -> bytes | None:
         """The figure of the first image; None where the input is no picture."""
+        from linreg.plot.style import own_settings
+
         try:
             figure = self.plot()
         except DmbpError:
             return None
         file = BytesIO()
-        figure.savefig(file, format="png", dpi=SCREEN)
+        with own_settings():
+            figure.savefig(file, format="png", dpi=SCREEN)
         return file.getvalue()
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: Path, check: Callable[[Path], None] | None = None) -> Path:
+    """Write arrays to a compressed .npz file as `dmbp.files.whole` does, and return its path."""
+    with whole(path, check) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+    return path
 
 
 def npz(path: str | Path) -> Path:

@@ -16,7 +16,7 @@ from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
 from linreg.inputs import Inputs
-from linreg.target import Target, cotangent, sum_per_image
+from linreg.target import Target, cotangent, held, sum_per_image
 
 UNMASKED = ("nuisance", "both")
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -122,11 +122,8 @@ class Split:
 
     @cached_property
     def shares(self) -> dict[str, Shares]:
-        """Where y and each of its parts come from: what of the ledgers the table and the picture need.
-
-        The ledgers are made for it and let go: with gates' offsets they take as much as all hidden units.
-        """
-        return {line: _shares(ledger) for line, ledger in self._make_ledgers().items()}
+        """Where y and each of its parts come from: what of the ledgers the table and the picture need."""
+        return {line: _shares(self.ledger(line)) for line in LINES}
 
     @cached_property
     def checks(self) -> Checks:
@@ -138,7 +135,11 @@ class Split:
     def ledger(self, part: str) -> Ledger:
         """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇."""
         _check_line(part)
-        return self._ledgers[part]
+        if part == "y":
+            return self._whole
+        if part == "nuisance":
+            return self._whole - self._books["positive"] - self._books["negative"]
+        return self._books[part]
 
     def attribution(self, part: str) -> Any:
         """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7); of several inputs {name: ∇ ⊙ x}."""
@@ -157,16 +158,16 @@ class Split:
         return self.unmasked if self.counting == "nuisance" else torch.zeros_like(self.unmasked)
 
     @cached_property
-    def _ledgers(self) -> dict[str, Ledger]:
-        return self._make_ledgers()
+    def _whole(self) -> Ledger:
+        return self.lin.ledger(self.target)
 
-    def _make_ledgers(self) -> dict[str, Ledger]:
-        whole = self.lin.ledger(self.target)
+    @cached_property
+    def _books(self) -> dict[str, Ledger]:
+        """The ledgers of the masked passes, by part."""
         plus, minus, unmasked = (part.ledger(self.target) for part in self.passes)
         if self.counting == "nuisance":
             plus, minus = plus - unmasked, minus - unmasked
-        rest = whole - plus - minus
-        return {"y": whole, "positive": plus, "negative": minus, "nuisance": rest, "unmasked": unmasked}
+        return {"positive": plus, "negative": minus, "unmasked": unmasked}
 
 
 def _check_line(line: str) -> None:
@@ -200,9 +201,10 @@ def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked:
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
     check_masks(lin, masks)
     cotangent(target, lin.output)
+    masks, target = {site: mask.detach().clone() for site, mask in masks.items()}, held(target)
     none = {site: mask.new_zeros(()) for site, mask in masks.items()}
     other = {site: 1 - mask for site, mask in masks.items()}
-    return Split(lin, dict(masks), target, unmasked, (masked(lin, masks), masked(lin, other), masked(lin, none)))
+    return Split(lin, masks, target, unmasked, (masked(lin, masks), masked(lin, other), masked(lin, none)))
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from linreg.geometry import Axis, Geometry
 from linreg.graph import INPUT
 from linreg.ledger import Ledger
 from linreg.operators.sparse import Array
+from linreg.surroundings import undisturbed
 from linreg.target import sum_per_image
 
 
@@ -212,6 +213,7 @@ def _over_channels(values: Tensor, own: Geometry) -> Tensor:
     return values.sum(channels) if channels else values
 
 
+@undisturbed()
 def spread(share: Tensor, geometry: Geometry) -> Tensor:
     """Shares by position (N, *positions) over the pixels around their centres, (N, *picture), with the same sum."""
     for axis in geometry.axes:  # each takes the first axis of positions, and puts its pixels last

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
-from linreg.operators import Affine
+from linreg.operators import Constant
 from linreg.operators.reach import IN_ONE, TOGETHER, Follows, Placed, Reach, extended, whole
 from linreg.operators.sparse import Array
 from linreg.text import table
@@ -139,17 +139,16 @@ class Geometry:
         numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(self.loss)]
         return f"{self.loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)" if numbers else ""
 
-    def located(self, affine: Affine, grad: Tensor) -> Sequence[Tensor | None]:
-        """Each constant's share of the score by position on the picture, (N, *positions); None without a place.
+    def located(self, constant: Constant, grad: Tensor) -> Tensor | None:
+        """A constant's share of the score by position on the picture, (N, *positions); None without a place.
 
         `grad` is the score's gradient at the node's value, (N, *shape). What the node holds at one position (channels,
         features) is summed up.
         """
         if not self.placed:
-            return [None] * len(affine.constants)
-        shares = affine.located(grad, [axis.dim for axis in self.axes if axis.dim is not None])
-        sizes = [1 if axis.dim is None else grad.shape[axis.dim] for axis in self.axes]
-        return [share.reshape(len(grad), *sizes) for share in shares]
+            return None
+        share = constant.located(grad, [axis.dim for axis in self.axes if axis.dim is not None])
+        return share.reshape(len(grad), *(1 if axis.dim is None else grad.shape[axis.dim] for axis in self.axes))
 
     @property
     def stride(self) -> tuple[float, ...]:

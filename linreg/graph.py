@@ -18,6 +18,7 @@ from linreg.inputs import Given, Input, Inputs, check_data, check_fixed, images_
 from linreg.inputs import check_shape as check_shape
 from linreg.operators import Affine, Gate, Operator
 from linreg.operators.given import Conditions
+from linreg.surroundings import plain, undisturbed
 from linreg.text import table
 
 if TYPE_CHECKING:  # what methods make of a graph: their files import this one
@@ -162,11 +163,13 @@ class OperatorGraph:
             graph = self.bind(fixed)
         return graph, self.inputs.row(named)
 
+    @plain()
     def linearize(self, x: Given) -> Linearization:
         """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
 
-        A network of several inputs takes them in order, `linearize((x1, x2))`, or by name. Raises LinregError where x
-        has another shape, dtype or device than the graph, or is not finite.
+        A network of several inputs takes them in order, `linearize((x1, x2))`, or by name. It keeps a copy of x, and
+        computes in the graph's dtype, under autocast too. Raises LinregError where x has another shape, dtype or device
+        than the graph, or is not finite.
 
         >>> import torch, linreg
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -182,7 +185,7 @@ class OperatorGraph:
         from linreg.linearization import Linearization
 
         graph, x = self.take(x)
-        x = x.detach()
+        x = x.detach().clone()  # the caller may use its memory for the next image
         frozen: dict[str, Affine] = {}
 
         def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -195,6 +198,7 @@ class OperatorGraph:
             raise LinregError(graph._overflow(x, frozen))
         return Linearization(graph, x, frozen, output)
 
+    @undisturbed()
     def evaluate(
         self,
         values: dict[str, T],
@@ -220,6 +224,7 @@ class OperatorGraph:
         assert result is not None
         return result
 
+    @undisturbed()
     def pull(
         self,
         grads: dict[str, T],

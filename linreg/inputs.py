@@ -191,7 +191,7 @@ def check_fixed(entry: Input, value: Tensor, images: int, device: torch.device) 
         )
     if not value.isfinite().all():
         raise LinregError(f"the fixed input '{entry.name}' holds NaN or infinite values")
-    return value.detach().expand(wanted)
+    return value.detach().clone().expand(wanted)  # the caller may use its memory for the next image
 
 
 def _listed(names: Sequence[str]) -> str:

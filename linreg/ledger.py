@@ -36,16 +36,19 @@ class Term:
     `kind` is that of the constant. `at_output` says that no gate follows, as with the output's bias: its share is the
     same at every input. `spread` computes g ⊙ β before its sum over the positions that share β. `places` is the share
     of each position that has a place on the picture, (N, *positions), channels summed; None where there is no place.
-    Of a network of several inputs `views` has that for each of them on which there is a place, by name.
+    A constant of each image, a gate's offset, has a share as large as the node: `own` is None, `whole` its sum, (N,),
+    and `values` are computed when they are asked for. Of a network of several inputs `views` has what `places` has for
+    each of them on which there is a place, by name.
     """
 
     node: str
     name: str
     kind: str
-    values: Tensor
+    own: Tensor | None
     at_output: bool = False
     spread: Callable[[], Tensor] | None = None
     places: Tensor | None = None
+    whole: Tensor | None = None
     views: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -54,7 +57,12 @@ class Term:
     @property
     def total(self) -> Tensor:
         """The constant's share of y, (N,)."""
-        return sum_per_image(self.values)
+        return sum_per_image(self.values) if self.whole is None else self.whole
+
+    @property
+    def values(self) -> Tensor:
+        """g ⊙ β, summed over the positions that share β: (N, *shape of the constant)."""
+        return self.elements if self.own is None else self.own
 
     @property
     def channel_dim(self) -> int:
@@ -271,8 +279,10 @@ def _cells(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
 
 def _difference(a: Term, b: Term) -> Term:
     places = None if a.places is None or b.places is None else a.places - b.places
+    own = None if a.own is None or b.own is None else a.own - b.own
+    whole = a.total - b.total if own is None else None
     views = {name: share - b.views[name] for name, share in a.views.items()}
-    return replace(a, values=a.values - b.values, spread=lambda: a.elements - b.elements, places=places, views=views)
+    return replace(a, own=own, spread=lambda: a.elements - b.elements, places=places, whole=whole, views=views)
 
 
 def module(node: str, depth: int) -> str:

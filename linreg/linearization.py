@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.inputs import Given
 from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
-from linreg.target import Target, cotangent, sum_per_image
+from linreg.target import Target, cotangent, held, sum_per_image
 from linreg.text import counted, table
 
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
@@ -185,16 +184,16 @@ class Linearization:
         views = self.graph.views if inputs.several else {}
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
-            affine = self.frozen[node.name]
-            places = chain(geometries[node.name].located(affine, grad) if geometries else (), repeat(None))
-            seen = {name: view[node.name].located(affine, grad) for name, view in views.items()}
-            shares = list(zip(affine.shares(grad), places, strict=False))
-            for number, ((constant, share), place) in reversed(list(enumerate(shares))):
+            affine, grad = self.frozen[node.name].behind(grad)
+            for number, constant in reversed(list(enumerate(affine.constants))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
                 late = partial(self._spread, seed, node.name, number)
-                own = {key: shares[number] for key, shares in seen.items() if number < len(shares)}
-                placed = {key: share for key, share in own.items() if share is not None}
-                terms.append(Term(node.name, name, constant.kind, share, at_output, late, place, placed))
+                place = None if inputs.several else geometries[node.name].located(constant, grad)
+                seen = {key: view[node.name].located(constant, grad) for key, view in views.items()}
+                placed = {key: share for key, share in seen.items() if share is not None}
+                own = None if constant.of_each_image(grad) else constant.share(grad)
+                whole = sum_per_image(constant.share(grad) if place is None else place) if own is None else None
+                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole, placed))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
@@ -214,7 +213,7 @@ class Linearization:
         from linreg.certificate import Certificate
 
         cotangent(target, self.output)
-        return Certificate(self, target)
+        return Certificate(self, held(target))
 
     def open_fraction(self, name: str) -> float | None:
         """The share of a gate's units whose slope is not 0, over all images; None for a node that is no gate."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from dmbp.account import check_image
 from dmbp.errors import DmbpError
 from dmbp.files import DPI
-from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine
+from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine, own_settings
 from linreg.text import number
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ PLAIN = 896  # dots of the longer side of a map alone, or about so many
 PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
 
 
+@own_settings()
 def draw_explanation(
     result: Result,
     image: int = 0,
@@ -72,7 +73,7 @@ def _rows_of_one(
     above, paper, complete = ([figure.add_subplot(grid[first + line, k]) for k in range(3)] for line in (0, 1, 3))
     several = result.account.layout.several
     _picture(
-        above[0], _scaled(result.inputs[name][image]) if picture is None else picture, name if several else "image x"
+        above[0], scaled(result.inputs[name][image]) if picture is None else picture, name if several else "image x"
     )
     _mappings(above[1:], result, image, name)
     pixels = [pixel_map(_of(value, name)) for value in (result.positive, result.negative, result.attribution)]
@@ -93,14 +94,14 @@ def _of(values: Any, name: str) -> Tensor:
 
 def _picture(ax: Axes, picture: np.ndarray, title: str) -> None:
     ax.imshow(picture, interpolation="nearest")
-    _frame(ax, title)
+    frame(ax, title)
 
 
 def _mappings(axes: list[Axes], result: Result, image: int, name: str) -> None:
     """∇⁺ and ∇⁻ on one scale, in units of the score per unit of x: colour around grey for RGB, else blue–white–red."""
     mappings = (result.account.layout.parted(result.shares[part].mapping) for part in ("positive", "negative"))
     parts = [_of(mapping, name)[image].numpy(force=True) for mapping in mappings]
-    limit = _limit(np.stack(parts))
+    limit = limit_of(np.stack(parts))
     for ax, part, title in zip(axes, parts, ("positive mapping ∇⁺", "negative mapping ∇⁻"), strict=True):
         if len(part) == 3:
             zero = "grey"
@@ -108,7 +109,7 @@ def _mappings(axes: list[Axes], result: Result, image: int, name: str) -> None:
         else:
             zero = "white"
             ax.imshow(part[0], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        _frame(ax, title)
+        frame(ax, title)
         ax.set_xlabel(f"{zero} 0, full colour ±{number(limit)} per unit of x", fontsize=9)
 
 
@@ -117,14 +118,14 @@ def _maps(
 ) -> None:
     """Three maps (N, H, W) of y⁺, of y⁻ and of both, on one scale, with how much of these each sums to."""
     values = [each[image].numpy(force=True) for each in maps.values()]
-    limit = _limit(np.stack(values))
+    limit = limit_of(np.stack(values))
     positive, negative = (result.scores[part][image].item() for part in ("positive", "negative"))
     totals = {f"{score}⁺": positive, f"{score}⁻": negative, f"{score}⁺ + {score}⁻": positive + negative}
     if result.loss == "none":
         totals = {f"{score}⁺": positive, f"{score}⁻": negative, score: result.scores["y"][image].item()}
     for ax, name, each, (of, total) in zip(axes, maps, values, totals.items(), strict=True):
         drawn = ax.imshow(each, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        _frame(ax, name)
+        frame(ax, name)
         ax.set_xlabel(f"{what}: {number(float(each.sum()))} of {of} = {number(total)}", fontsize=9)
     bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
     bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
@@ -132,6 +133,7 @@ def _maps(
     bar.ax.tick_params(labelsize=9)
 
 
+@own_settings()
 def draw_map(values: Tensor) -> Figure:
     """One map (H, W) and nothing else, as many dots as it has pixels or a multiple: for pages and talks.
 
@@ -141,7 +143,7 @@ def draw_map(values: Tensor) -> Figure:
     enlarged = max(1, round(PLAIN / max(height, width)))
     figure = Figure(figsize=(enlarged * width / DPI, enlarged * height / DPI))
     array = values.numpy(force=True)
-    limit = _limit(array)
+    limit = limit_of(array)
     ax = figure.add_axes((0, 0, 1, 1), frameon=False)
     ax.imshow(array, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
     ax.set_axis_off()
@@ -185,19 +187,21 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     ax.tick_params(labelsize=9)
 
 
-def _limit(values: np.ndarray) -> float:
+def limit_of(values: np.ndarray) -> float:
     """The scale of a map: a high percentile of its non-zero absolute values."""
     absolute = np.abs(values[values != 0])
     return float(np.percentile(absolute, PERCENTILE)) if absolute.size else 1.0
 
 
-def _scaled(x: Tensor) -> np.ndarray:
+def scaled(x: Tensor) -> np.ndarray:
+    """(C, H, W) of one or three channels as a picture (H, W, 3), from its own lowest value to its highest."""
     low, high = x.min(), x.max()
     unit = (x - low) / (high - low).clamp_min(1e-12)
     return unit.expand(3, -1, -1).permute(1, 2, 0).numpy(force=True)
 
 
-def _frame(ax: Axes, title: str) -> None:
+def frame(ax: Axes, title: str) -> None:
+    """A picture's title and thin frame, without ticks."""
     ax.set_title(title, fontsize=11)
     ax.set_xticks([])
     ax.set_yticks([])

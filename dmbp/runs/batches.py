@@ -24,11 +24,13 @@ from dmbp.result import Result, by_input
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.several import Several, check_like, fitting, rows_of, stacked
-from dmbp.runs.shelf import Shelf, digest
+from dmbp.runs.shelf import WAY_OUT, Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.example import Fixed, arguments
 from linreg.capture.export import evaluation, run
-from linreg.target import Target, cotangent
+from linreg.numerals import whole_number
+from linreg.surroundings import plain
+from linreg.target import Target, cotangent, held
 
 MARGIN = 1.5  # what libraries and the allocator take beyond the tensors
 SHARE = 0.6  # of the free memory that a batch may take
@@ -129,7 +131,8 @@ def explain_all(
     image 1: y = 18.5, a = [2.0, 6.0]
     """
     options = Options.of(options, words)
-    _check_batch_size(batch_size)
+    if batch_size is not None:
+        batch_size = _batch_size(batch_size)
     one_by_one, count = rows_of(images, model, fixed) if isinstance(images, Mapping) else _each(images)
     shelf = None if out is None else _shelf(Path(out), options)
 
@@ -149,11 +152,6 @@ def explain_all(
     return explained()
 
 
-def _check_batch_size(size: int | None) -> None:
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {size!r}")
-
-
 def _size(graph: OperatorGraph, wanted: int | None) -> int | None:
     size = graph.batch or wanted
     if wanted not in (None, size):
@@ -161,9 +159,16 @@ def _size(graph: OperatorGraph, wanted: int | None) -> int | None:
     return size
 
 
+def _batch_size(given: Any) -> int:
+    size = whole_number(given)
+    if size is None or size < 1:
+        raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {given!r}")
+    return size
+
+
 def _shelf(folder: Path, options: Options) -> Shelf:
     made = {**options.record(), "loss": loss_record(options.loss)}
-    return Shelf(writable(folder), json.loads(json.dumps(made)))
+    return Shelf(writable(folder.absolute()), json.loads(json.dumps(made)))
 
 
 @dataclass(eq=False)
@@ -197,9 +202,7 @@ class Batches:
             return _from_arrays(arrays)
         except KeyError as error:
             path = self.shelf.path(question.index)
-            raise DmbpError(
-                f"{path} lacks {error}: another version of dmbp wrote it; delete it, or give another folder with `out`"
-            ) from error
+            raise DmbpError(f"{path} lacks {error}: another version of dmbp wrote it; {WAY_OUT}") from error
 
     def _computed(self, questions: list[Question]) -> Iterator[Explained]:
         while questions:
@@ -219,7 +222,7 @@ class Batches:
         rows = questions + questions[-1:] * ((self.graph.batch or 0) - len(questions))
         return _split(self._result(rows, callback=self._tick()), questions)
 
-    @torch.inference_mode(False)
+    @plain()
     def _result(self, questions: list[Question], **changed: Any) -> Result:
         x, weights = stacked([q.x for q in questions]), torch.stack([q.weights for q in questions])
         result = explain(self.graph, x, weights, options=self.options, progress=False, **changed)
@@ -270,6 +273,7 @@ def batch_size_within(image: int, free: int, device: torch.device) -> int:
     return max(1, min(free // max(1, image), gains, MOST))
 
 
+@plain()
 def _split(result: Result, questions: Sequence[Question]) -> list[Explained]:
     held: dict[str, Any] = {part: getattr(result.split, part).tolist() for part in SCORES}
     maps = (result.attribution, result.positive, result.negative, result.complete)
@@ -345,10 +349,10 @@ def _checked(images: Iterator[Any]) -> Iterator[Any]:
             )
         if not x.isfinite().all():
             raise DmbpError(f"image {n} holds NaN or infinite values: a linear region needs finite numbers")
-        yield x.detach()
+        yield x.detach().clone()  # whoever gives them may use one buffer for all
 
 
-@torch.inference_mode(False)
+@plain()
 def _graph(model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fixed) -> OperatorGraph:
     """The graph, traced on these images unless it is one."""
     if isinstance(model, OperatorGraph):
@@ -385,12 +389,21 @@ def _questions(
     rest = iter(each)
     for n, image in enumerate(images):
         try:
-            x = fitting(single, image)
             target = next(rest)
-            weights = cotangent(target, output)[0]
         except StopIteration:
             raise DmbpError(f"image {n} has no target: there are {n} targets only") from None
+        try:
+            question = _question(single, n, image, target, output)
         except LinregError as error:
             raise DmbpError(f"image {n}: {error}") from error
-        whole = torch.as_tensor(target if target is not None else weights)
-        yield Question(n, x, weights.to("cpu", copy=True) if whole.is_floating_point() else int(whole), weights)
+        yield question
+
+
+@plain()
+def _question(graph: OperatorGraph, n: int, image: Any, target: Target, output: Tensor) -> Question:
+    x = fitting(graph, image)
+    weights = cotangent(target, output)[0]
+    given = held(target)
+    of_classes = isinstance(given, Tensor) and not given.is_floating_point()
+    is_class = isinstance(given, int) or of_classes
+    return Question(n, x, int(given) if is_class else weights.to("cpu", copy=True), weights)  # type: ignore[arg-type]

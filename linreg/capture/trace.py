@@ -21,6 +21,8 @@ from linreg.capture.reference import Reference
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given, check_fixed
+from linreg.numerals import whole_number
+from linreg.surroundings import ordinary, plain
 
 PIECES = 32  # of each interpolant, unless said otherwise
 
@@ -30,6 +32,7 @@ WRAPPERS: dict[type, str] = {
 }
 
 
+@plain()
 def trace(
     model: nn.Module,
     example: Given,
@@ -101,6 +104,7 @@ def _traced(
     """The steps of `trace`, on arguments that were looked at."""
     from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
 
+    model = ordinary(model)
     with evaluation(model), torch.no_grad():
         run(model, given)  # first: why a model fails is not for the exporter to say
         used, exported, dynamic = export(model, given)
@@ -119,6 +123,7 @@ def _traced(
     return replace(graph, approximation=apart(interpolants, values[:images], expected[:images]))
 
 
+@plain()
 def measure(graph: OperatorGraph, model: nn.Module, x: Given, *, output: str | int | None = None) -> Approximation:
     """How far a graph is from the model that it was traced from, at x (N, *input_shape); see `Approximation`.
 
@@ -145,7 +150,8 @@ def check_pieces(nonlinear: str | None, pieces: int) -> None:
     """Raise LinregError unless these say how to take smooth units, or not at all."""
     if nonlinear not in (None, "pwl"):
         raise LinregError(f'nonlinear must be None, to refuse smooth units, or "pwl", not {nonlinear!r}')
-    if not isinstance(pieces, int) or isinstance(pieces, bool) or pieces < 3:
+    count = whole_number(pieces)
+    if count is None or count < 3:
         raise LinregError(f"pieces must be a whole number, at least 3 (two asymptotes and a chord), not {pieces!r}")
     if nonlinear is None and pieces != PIECES:
         raise LinregError(f'pieces={pieces} is for smooth units, which are refused unless nonlinear="pwl": give both')
@@ -203,7 +209,7 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
                 f"the example is {example.dtype} on {example.device}, but the model's '{name}' is {tensor.dtype} on "
                 f"{tensor.device}: bring both to one dtype and device with .to(…)"
             )
-        if not tensor.isfinite().all():
+        if not tensor.detach().isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
 
 

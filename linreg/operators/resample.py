@@ -68,7 +68,7 @@ def _absolute(factors: dict[int, csr_array], x: Tensor) -> Tensor:
     for d, factor in factors.items():
         first = x.movedim(d + 1, 0)
         product = abs(factor) @ first.double().flatten(1).numpy(force=True)  # numpy has no bfloat16
-        x = torch.as_tensor(product).to(x).view(-1, *first.shape[1:]).movedim(0, d + 1)
+        x = torch.from_numpy(product).to(x).view(-1, *first.shape[1:]).movedim(0, d + 1)
     return x
 
 
@@ -102,9 +102,9 @@ class Measured(LinearFunction):
         width, largest = prod(shapes[k]), max(prod(self.shape), *(prod(shape) for shape in shapes))
         chunk = 1 if self.images else max(1, CHUNK // largest)
         columns = []
-        for numbers in torch.arange(width).split(chunk):
+        for numbers in torch.arange(width, device="cpu").split(chunk):
             inputs = [self.like.new_zeros(self.images or len(numbers), *shape) for shape in shapes]
-            inputs[k].view(len(inputs[k]), -1)[first + torch.arange(len(numbers)), numbers] = 1
+            inputs[k].view(len(inputs[k]), -1)[first + torch.arange(len(numbers), device="cpu"), numbers] = 1
             values = self.function(*inputs)[first : first + len(numbers)]
             columns.append(csr_array(to_numpy(values.flatten(1))))
         return vstack(columns).T.tocsr()

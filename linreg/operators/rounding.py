@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
+
+# What decides the arithmetic of CUDA's convolutions and of its matrix products.
+PRODUCTS: tuple[Any, ...] = (getattr(torch.backends.cudnn, "conv"), torch.backends.cuda.matmul)  # noqa: B009
 
 
 def gamma(n: float, like: Tensor) -> float:
@@ -32,8 +36,10 @@ def widening(n: float, like: Tensor) -> float:
 
 
 def _uses_tf32(like: Tensor) -> bool:
-    allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return like.is_cuda and like.dtype == torch.float32 and allowed
+    if not like.is_cuda or like.dtype != torch.float32:
+        return False
+    # Not `allow_tf32`, which torch refuses to read where the user has set this newer one.
+    return any(setting.fp32_precision == "tf32" for setting in PRODUCTS)
 
 
 @dataclass(frozen=True, eq=False)

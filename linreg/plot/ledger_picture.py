@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from linreg.ledger import Ledger, module
-from linreg.plot.style import BLUE, LINE, RED, TOTAL, despine
+from linreg.plot.style import BLUE, LINE, RED, TOTAL, despine, own_settings
 from linreg.text import number
 
 
@@ -67,6 +67,7 @@ def _running(groups: Iterable[tuple[str, list[float]]]) -> list[Step]:
     return found
 
 
+@own_settings()
 def waterfall(
     ledger: Ledger, ax: Axes | None = None, image: int = 0, bars: int = 20, depth: int | None = None, score: str = "y"
 ) -> Axes:
