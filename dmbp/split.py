@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from dmbp.account import PARTS as PARTS  # people find the names of the parts he
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
-from linreg.complete import CompleteMap
+from linreg.inputs import Inputs
 from linreg.target import Target, cotangent, held, sum_per_image
 
 UNMASKED = ("nuisance", "both")
@@ -63,8 +65,18 @@ class Split:
 
     @property
     def input(self) -> Tensor:
-        """x, (N, *input shape)."""
+        """x, (N, *input shape); several inputs in a row, which `lin.inputs` has by name."""
         return self.lin.input
+
+    @property
+    def layout(self) -> Inputs:
+        """The inputs that x holds."""
+        return self.lin.graph.inputs
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        """What was held fixed, by name."""
+        return self.lin.graph.bound
 
     @property
     def weights(self) -> Tensor:
@@ -129,13 +141,16 @@ class Split:
             return self._whole - self._books["positive"] - self._books["negative"]
         return self._books[part]
 
-    def attribution(self, part: str) -> Tensor:
-        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7)."""
+    def attribution(self, part: str) -> Any:
+        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7); of several inputs {name: ∇ ⊙ x}."""
         _check_line(part)
         return elementwise(self, part)
 
-    def complete(self, part: str) -> CompleteMap:
-        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`."""
+    def complete(self, part: str) -> Any:
+        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`.
+
+        A `CompleteMap`, or `CompleteMaps` of several inputs.
+        """
         return self.ledger(part).complete()
 
     @property

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.checks import Classes, check_network, check_pictures, pixel_values
-from dmbp.ranks import spearman
+from dmbp.rank_correlation import spearman
 from linreg.text import number
 
 Explains = Callable[[nn.Module, Tensor, Classes], Tensor]
@@ -82,9 +82,8 @@ def layer_randomization(
 def redraw(layer: nn.Module, generator: torch.Generator) -> None:
     """Each parameter of the layer itself from N(0, mean square of what it was)."""
     for parameter in layer.parameters(recurse=False):
-        size = parameter.double().square().mean().sqrt()
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
-        parameter.copy_(size * drawn)
+        size = parameter.detach().cpu().double().square().mean().sqrt()
+        parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
 def weighted_layers(network: nn.Module, x: Tensor) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dmbp.learning.descent import Descent, OwnDescent, Scores
-from dmbp.ranks import spearman
+from dmbp.rank_correlation import spearman
 from dmbp.split import decompose
 from linreg import Linearization
 
