@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from studies import evaluated, plan, rendered, write_pictures
 
+from dmbp.datasets.items import PhotoFile, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation import record
 from dmbp.evaluation.outcome import told
@@ -255,6 +256,57 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_taken_once_it_can(
     assert rendered(evaluated(plan(folder), out)) == unbroken
 
 
+def test_a_picture_that_is_lost_later_keeps_what_was_found(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, digest = tmp_path / "out", PhotoFile.digest
+    evaluated(plan(pictures, methods=("nd",)), out)
+
+    def lost(photo: PhotoFile) -> str:
+        if photo.path.name == "p2.png":
+            raise Unreadable("a disk of stone")
+        return digest(photo)
+
+    monkeypatch.setattr(PhotoFile, "digest", lost)
+    found = evaluated(plan(pictures, methods=("nd", "gradient")), out)
+    assert "gradient: only 5 of 6 pictures" in rendered(found)["txt"]
+    assert found.computed == 5 and not found.study.results.unread
+
+
+# ---- batches ----
+
+
+def test_batches_give_the_same_numbers_to_rounding_and_resume_to_the_bit(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four pictures, seven rows, go together, then two with three rows; a batch that was cut is made again whole."""
+    one, four = evaluated(plan(pictures), tmp_path / "one"), evaluated(plan(pictures, batch=4), tmp_path / "four")
+    for metric in ("insertion", "cim"):
+        np.testing.assert_allclose(values(four, metric), values(one, metric), atol=1e-5)
+    deaths, rng, out = 0, np.random.default_rng(3), tmp_path / "killed"
+    while deaths < 6:
+        monkeypatch.setattr(record.os, "write", torn(0.25, rng))
+        try:
+            evaluated(plan(pictures, batch=4), out)
+            break
+        except Killed:
+            deaths += 1
+        monkeypatch.undo()
+    monkeypatch.undo()
+    assert deaths > 2
+    assert rendered(evaluated(plan(pictures, batch=4), out)) == rendered(four)
+    with pytest.raises(DmbpError, match="settings batch: 4, and now 2"):
+        evaluated(plan(pictures, batch=2), out)
+
+
+def test_one_map_that_fails_takes_no_other_of_its_batch_along(pictures: Path, tmp_path: Path) -> None:
+    asked = plan(pictures, batch=6)
+    object.__setattr__(asked, "methods", (Broken(lambda x: x * torch.nan),))
+    found = evaluated(asked, tmp_path / "out")
+    assert [key.picture for key in found.study.results.failed] == ["p5.png"]
+    assert len(found.study.results.values) == 5
+
+
 class Broken:
     """A method whose map of one picture is what it should not be."""
 
@@ -267,7 +319,9 @@ class Broken:
         return "ND()"
 
     def __call__(self, network: torch.nn.Module, x: torch.Tensor, target: list[int]) -> torch.Tensor:
-        return self.wrong(x) if len(target) == 1 else x  # the last picture has one class
+        if target[-1] != 2:  # the last picture's class, which no other has
+            return x
+        return self.wrong(x) if len(target) == 1 else torch.cat([x[:-1], self.wrong(x[-1:])])
 
 
 @pytest.mark.parametrize(
