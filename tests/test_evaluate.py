@@ -58,6 +58,7 @@ def test_it_prints_tables_writes_all_and_goes_on(run: Run, pictures: Path) -> No
         assert sheet.format == "PNG" and min(sheet.size) > 600
     assert len(list(Path("study/maps").glob("*.npy"))) == 8  # two pictures, four methods
     before = files("study/maps") | {p: b for p, b in files("study").items() if p.suffix == ".jsonl"}
+    assert run(*asked, "--tables")[0] == 0 and Path("study/tables.txt").read_text() == text
     again, out, _ = run(*asked, "--json")
     assert again == 0 and json.loads(out) == json.loads(Path("study/tables.json").read_text())
     assert files("study/maps") | {p: b for p, b in files("study").items() if p.suffix == ".jsonl"} == before
@@ -107,6 +108,8 @@ def test_interrupted_it_says_how_to_go_on(run: Run, pictures: Path, monkeypatch:
     status, out, err = run(*ASKED, "--methods", "gradient", "nd")
     assert (status, out) == (130, "") and err.endswith("the same command goes on from there\n")
     assert len(read_results(Path("study")).values) == 1
+    status, out, _ = run(*ASKED, "--methods", "gradient", "nd", "--tables")
+    assert status == 0 and "gradient: only 1 of 3 pictures" in out and "ND: only 0 of 3 pictures" in out
 
 
 def test_a_sigmoid_is_the_models_own_word() -> None:

@@ -18,7 +18,7 @@ BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal
 
 IMAGE = "image file, skimage:NAME (a photo of scikit-image), or digit-pair:0 to digit-pair:7 (shipped; default: 0)"
 MODEL = (
-    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME or path.py:factory "
+    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME or path.py:factory "
     "(default: digit-pairs for a digit pair, efficientnet-lite0 for any other image)"
 )
 BENCH_MODEL = (
@@ -98,6 +98,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch", type=_positive, default=1, help=BATCH)
     command.add_argument("--reference", metavar="METHOD", help="differences are to this one (default: dmbp)")
     command.add_argument("--sheet", type=_count, default=3, metavar="N", help="draw the first N pictures (default: 3)")
+    command.add_argument("--tables", action="store_true", help="compute nothing: tables of what is there so far")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=FOLDER)
 
 

@@ -17,7 +17,7 @@ from dmbp.evaluation.plan import Plan, Subject
 from dmbp.evaluation.processes import Ranks, joined, own_device
 from dmbp.evaluation.published import column
 from dmbp.evaluation.rendering import as_json, as_text
-from dmbp.evaluation.run import evaluate
+from dmbp.evaluation.run import evaluate, found_so_far
 from dmbp.evaluation.tables import tables
 from dmbp.files import check_writable
 from dmbp.models import check_spec, load_model
@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
         raise DmbpError(f"--reference {options.reference}: it must be one of the methods that are evaluated")
     settings = {"seed": options.seed, "split": options.split, "difficult": options.difficult}
     plan = Plan(_subjects(options), methods, metrics, settings, options.sheet, options.batch)
-    evaluation = evaluate(plan, options.out, ranks)
+    evaluation = found_so_far(plan, options.out) if options.tables else evaluate(plan, options.out, ranks)
     if evaluation is None:  # rank 0 tells of all
         return
     made = tables(evaluation.study, reference)

@@ -25,6 +25,16 @@ from dmbp.evaluation.tables import Place, Study
 from dmbp.evaluation.work import Clock, Job, Worker
 
 
+def found_so_far(plan: Plan, out: Path) -> Evaluation:
+    """What of the plan is in the folder `out`, while other processes may go on writing there. Computes nothing.
+
+    Raises `DmbpError` where it was made differently.
+    """
+    results = read_results(out)
+    results.check(plan.made())
+    return Evaluation(_study(plan, results), 0, 0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What an evaluation has come to: what the tables are made of, and where the time of this start went, in s."""
