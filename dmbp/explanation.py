@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
-from dmbp.learning.learn import Callback, learn_masks
+from dmbp.learning.learn import Callback, Learned, learn_masks
 from dmbp.learning.objective import loss_name
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.masks import Masks
 from dmbp.result import Result, attribution
-from dmbp.split import decompose
+from dmbp.split import Split, decompose
 from linreg import OperatorGraph, trace
-from linreg.target import Target
+from linreg.capture.example import Fixed
+from linreg.inputs import Given
+from linreg.numerals import whole_number
+from linreg.surroundings import plain
+from linreg.target import Target, held
 
 
 @takes_options
-@torch.inference_mode(False)
+@plain()
 def explain(
     model: nn.Module | OperatorGraph,
-    x: Tensor,
+    x: Given,
     target: Target = None,
     *,
+    fixed: Fixed = None,
     options: Options | None = None,
     snapshots: Sequence[int] = (),
     start: Masks | None = None,
@@ -40,6 +45,8 @@ def explain(
     `compiled`, are told in `Options`; `options` gives them as one value, in which those given by a word of their own
     are changed. `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
     instead of B.1's (the optimiser's own state starts afresh). `progress` and `callback` are told in `learn_masks`.
+    Several inputs are given in order or by name, those in `fixed` held fixed (see `linreg.trace`): the maps are then by
+    name, and sum to the same scores together.
     Ctrl-C ends the learning and keeps what was reached.
 
     Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
@@ -53,10 +60,13 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
-    graph = model if isinstance(model, OperatorGraph) else trace(model, x)
-    lin = graph.linearize(x)
-    kept: dict[int, Tensor] = {}
+    if isinstance(model, OperatorGraph) and fixed is not None:
+        raise DmbpError(
+            "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
+        )
+    graph = model if isinstance(model, OperatorGraph) else trace(model, x, fixed=fixed)
+    lin, target = graph.linearize(x), held(target)
+    kept: dict[int, Any] = {}
 
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         if iteration in wanted:
@@ -72,17 +82,24 @@ def explain(
     split = decompose(lin, learned.masks, target, options.unmasked)  # line 13 follows from it: `Result.attribution`
     if learned.iterations in wanted:
         kept[learned.iterations] = attribution(split)
+    return _result(split, learned, kept, options)
+
+
+def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: Options) -> Result:
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
         split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
-        learned.interrupted, learned.seconds, kept, options,
+        learned.interrupted, learned.seconds, snapshots, options,
     )  # fmt: skip
 
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:
     """The numbers of updates after which to keep a map; raises DmbpError for one that is never reached."""
-    for count in snapshots:
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= iterations:
-            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {count!r}")
-    return frozenset(snapshots)
+    found = set[int]()
+    for given in snapshots:
+        count = whole_number(given)
+        if count is None or not 0 <= count <= iterations:
+            raise DmbpError(f"snapshots must be numbers of updates, 0 to {iterations}, not {given!r}")
+        found.add(count)
+    return frozenset(found)

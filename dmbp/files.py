@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,21 +20,46 @@ DPI = 200  # two pixels for each of a picture of 224×224
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A path beside `path` to write to; at the end it takes the place of `path`, and where writing fails it is gone.
 
-    Its name is new each time, so that two writers of one file do not meet: the later one's stays. Raises DmbpError,
-    with the system's reason, where the file cannot be written.
+    Its name is new each time, so that two writers of one file do not meet: the later one's stays. Where one must not
+    take another's place unseen, `check` looks at the file that is there already, if there is one by then, and raises
+    to keep it. Raises DmbpError, with the system's reason, where the file cannot be written.
     """
     partial = path.with_name(f"{uuid4().hex}.partial{path.suffix}")
     try:
         yield partial
-        partial.replace(path)
+        _to_disk(partial)
+        if check is None or not _first(partial, path, check):
+            partial.replace(path)
     except OSError as error:
         raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's bytes are on the disk: else a machine that stops could keep its new name without them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _first(partial: Path, path: Path, check: Callable[[Path], None]) -> bool:
+    """Give a file its name where none has it; else False, if `check` lets that one be replaced.
+
+    A link cannot take a name that is taken, so that of two writers at once only one is first.
+    """
+    try:
+        os.link(partial, path)
+        return True
+    except FileExistsError:
+        check(path)
+    except OSError:  # a file system without links
+        if path.exists():
+            check(path)
+    return False
 
 
 def check_writable(folder: Path) -> None:
@@ -59,7 +85,9 @@ def writable(folder: Path) -> Path:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all, and return its path."""
-    with whole(path) as partial:
+    from linreg.plot.style import own_settings
+
+    with whole(path) as partial, own_settings():
         figure.savefig(partial, dpi=DPI)
     return path
 

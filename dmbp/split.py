@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +15,8 @@ from dmbp.account import PARTS as PARTS  # people find the names of the parts he
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
-from linreg.complete import CompleteMap
-from linreg.target import Target, cotangent, sum_per_image
+from linreg.inputs import Inputs
+from linreg.target import Target, cotangent, held, sum_per_image
 
 UNMASKED = ("nuisance", "both")
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -63,8 +65,18 @@ class Split:
 
     @property
     def input(self) -> Tensor:
-        """x, (N, *input shape)."""
+        """x, (N, *input shape); several inputs in a row, which `lin.inputs` has by name."""
         return self.lin.input
+
+    @property
+    def layout(self) -> Inputs:
+        """The inputs that x holds."""
+        return self.lin.graph.inputs
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        """What was held fixed, by name."""
+        return self.lin.graph.bound
 
     @property
     def weights(self) -> Tensor:
@@ -129,13 +141,16 @@ class Split:
             return self._whole - self._books["positive"] - self._books["negative"]
         return self._books[part]
 
-    def attribution(self, part: str) -> Tensor:
-        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7)."""
+    def attribution(self, part: str) -> Any:
+        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7); of several inputs {name: ∇ ⊙ x}."""
         _check_line(part)
         return elementwise(self, part)
 
-    def complete(self, part: str) -> CompleteMap:
-        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`."""
+    def complete(self, part: str) -> Any:
+        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`.
+
+        A `CompleteMap`, or `CompleteMaps` of several inputs.
+        """
         return self.ledger(part).complete()
 
     @property
@@ -186,9 +201,10 @@ def decompose(lin: Linearization, masks: Masks, target: Target = None, unmasked:
         raise DmbpError(f"unmasked must be one of {', '.join(map(repr, UNMASKED))}, not {unmasked!r}")
     check_masks(lin, masks)
     cotangent(target, lin.output)
+    masks, target = {site: mask.detach().clone() for site, mask in masks.items()}, held(target)
     none = {site: mask.new_zeros(()) for site, mask in masks.items()}
     other = {site: 1 - mask for site, mask in masks.items()}
-    return Split(lin, dict(masks), target, unmasked, (masked(lin, masks), masked(lin, other), masked(lin, none)))
+    return Split(lin, masks, target, unmasked, (masked(lin, masks), masked(lin, other), masked(lin, none)))
 
 
 @torch.no_grad()

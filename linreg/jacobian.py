@@ -178,7 +178,7 @@ class Jacobian:
         transpose = self.T
         for numbers in self._numbers(indices).split(self._at_once):
             units = self.lin.input.new_zeros(len(numbers), self.shape[0])
-            units[torch.arange(len(numbers)), numbers] = 1
+            units[torch.arange(len(numbers), device=numbers.device), numbers] = 1
             yield numbers, transpose @ units.view(-1, *self.out_shape)
 
     # ---- matrices ----
@@ -295,7 +295,7 @@ class Jacobian:
         count = min(self.shape)
         if count <= THIN:
             return False
-        sample = self._shorter.rows(torch.linspace(0, count - 1, 8).long())
+        sample = self._shorter.rows(torch.linspace(0, count - 1, 8, device="cpu").long())
         return bool(sample.count_nonzero() < SPARSE * sample.numel())
 
     def _numbers(self, indices: Indices) -> Tensor:

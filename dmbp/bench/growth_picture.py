@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dmbp.bench.report import Row
-from linreg.plot.style import GRID, OURS, RIVAL, despine
+from linreg.plot.style import GRID, OURS, RIVAL, despine, own_settings
 
 AXES = {  # what is counted, its unit, and what is timed
     "iterations": ("iterations", "iteration", "a run of n iterations on one image"),
@@ -19,6 +19,7 @@ AXES = {  # what is counted, its unit, and what is timed
 }
 
 
+@own_settings()
 def draw_growth(rows: Sequence[Row], title: str) -> Figure:
     """Measured times as dots, ours and the floor's, and the straight line through ours with what it misses by."""
     figure = Figure(figsize=(4.6 * len(rows), 4.6), layout="constrained")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from contextlib import redirect_stdout
@@ -13,6 +12,7 @@ import torch
 from dmbp.bench import Settings, bench
 from dmbp.bench.growth_picture import draw_growth
 from dmbp.bench.subject import read_subject
+from dmbp.cli.json_text import as_json
 from dmbp.cli.question import device_of
 from dmbp.files import check_writable, save_figure, slug, writable
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         stem = slug(re.sub(r"\.py\b", "", re.split(r"[/\\]", measured.name)[-1]))
         figure = draw_growth(report.growth, f"how the cost of DMBP grows: {report.title}")
         report.figure = str(save_figure(figure, options.out / f"growth-{stem}.png"))
-    print(json.dumps(report.as_dict(), indent=2) if options.json else report.text())
+    print(as_json(report.as_dict()) if options.json else report.text())
     if report.interrupted:
         print("dmbp: interrupted; kept what was measured so far", file=sys.stderr)
         raise SystemExit(130)

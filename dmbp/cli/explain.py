@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from dmbp.account import LINES
+from dmbp.cli.json_text import as_json
 from dmbp.cli.question import Question, ask, named
 from dmbp.explanation import explain
 from dmbp.files import check_writable, save_figure, slug, writable
-from dmbp.result import Result
+from dmbp.result import Result, write_arrays
 from linreg.text import counted
 
 
@@ -33,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         if result.interrupted:
             break
     if options.json:
-        print(json.dumps(reports[0] if len(question.targets) == 1 else reports, indent=2))
+        print(as_json(reports[0] if len(question.targets) == 1 else reports))
     if result.interrupted:
         rest = ", ".join(named(question.model.label(t), t) for t in question.targets[len(reports) :])
         left = f"; not begun: {rest}" if rest else ""
@@ -48,8 +55,8 @@ def _report(question: Question, target: int, result: Result, folder: Path, alone
     stem = _stem(question, target)
     title = f"{named(label, target)}, {model.name}"
     figure = result.plot(picture=model.preprocess.picture(question.x), title=title)
-    writable(folder)
-    arrays = result.save(folder / f"{stem}.npz")
+    arrays = save_apart(result, writable(folder), stem)
+    stem = arrays.stem
     picture = save_figure(figure, folder / f"{stem}.png")
     maps: dict[str, str] = {}
     if alone is not None:
@@ -66,6 +73,35 @@ def _report(question: Question, target: int, result: Result, folder: Path, alone
         "shares": {part: _shares(result, part) for part in LINES},
         "figure": str(picture), "arrays": str(arrays), **maps,
     }  # fmt: skip
+
+
+def save_apart(result: Result, folder: Path, stem: str) -> Path:
+    """Save a result as STEM.npz, in the place of one of the same question; beside another's, as STEM-2.npz, …
+
+    Pictures of one name from two folders must not overwrite each other, whoever comes first.
+    """
+    arrays = result.arrays()
+    for number in count(1):
+        path = folder / (f"{stem}.npz" if number == 1 else f"{stem}-{number}.npz")
+        with suppress(_OfAnother):
+            return write_arrays(arrays, path, partial(_check_same, arrays))
+    raise AssertionError
+
+
+class _OfAnother(Exception):
+    """There is a file of that name, of another picture, network or class."""
+
+
+def _check_same(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raise `_OfAnother` unless a file has these arrays' picture, target and score: the question is then the same."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            same = all(np.array_equal(found[name], arrays[name]) for name in ("input", "target"))
+            same = same and np.allclose(found["y"], arrays["y"], rtol=1e-4, atol=0)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return  # no result that could be lost
+    if not same:
+        raise _OfAnother
 
 
 def _shares(result: Result, part: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from dmbp.cli.json_text import as_json
 from dmbp.cli.question import ask, named
 
 
@@ -31,4 +31,4 @@ def run(options: argparse.Namespace) -> None:
             }
         )  # fmt: skip
     if options.json:
-        print(json.dumps(summary, indent=2))
+        print(as_json(summary))

@@ -39,11 +39,13 @@ class Question:
 def ask(options: argparse.Namespace) -> Question:
     """Everything that can go wrong before the work starts goes wrong here."""
     device = device_of(options.device)
-    check_spec(options.model or "digit-pairs")
+    check_spec("digit-pairs" if options.model is None else options.model)
     knows_digits = options.model in (None, *NETWORKS)
     if options.image is None and not knows_digits:
         raise DmbpError(f"--model {options.model} needs an IMAGE to explain")
-    image = options.image or f"{PAIR}:0"
+    if options.image is not None and not options.image.strip():
+        raise DmbpError("the name of the IMAGE is empty: name a file, or leave it out for the first digit pair")
+    image = f"{PAIR}:0" if options.image is None else options.image
     pair = re.fullmatch(f"{PAIR}:(.*)", image)
     pixels, digits = _digit_pair(pair[1]) if pair else (read_image(image), ())
     with redirect_stdout(sys.stderr):  # what a user's own code prints is no part of the answer

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.checks import Classes, check_network, check_pictures, pixel_values
+from dmbp.rank_correlation import spearman
 from linreg.text import number
 
 Explains = Callable[[nn.Module, Tensor, Classes], Tensor]
@@ -100,20 +101,3 @@ def weighted_layers(network: nn.Module, x: Tensor) -> list[str]:
     if not called:
         raise DmbpError("the network calls no layer that holds a weight of its own: there is nothing to redraw")
     return list(called)
-
-
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """The correlation of ranks of each row of two tensors (N, P), ties at their mean rank: (N,) float64, on the CPU.
-
-    NaN where a row is constant.
-    """
-    first, second = (torch.stack([_ranks(row) for row in rows.cpu()]) for rows in (a, b))
-    first, second = first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)
-    return (first * second).sum(1) / (first.square().sum(1) * second.square().sum(1)).sqrt()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Counted from 1; equal values share the mean of their ranks."""
-    _, place, count = values.unique(return_inverse=True, return_counts=True)
-    last = count.cumsum(0)
-    return (last - (count - 1) / 2).double()[place]

@@ -21,13 +21,15 @@ WINDOW = 10  # iterations over which `tolerance` takes means: the loss oscillate
 class Descent:
     """RMSprop on the logits of a masked network, in place: `active` (N,) is 0 for images whose masks rest.
 
-    `logits` are those given, in the network's layout. `loss` names a built-in one: its gradient is never stored.
+    `logits` are those given, in the network's layout. The network's scores, and `aside`, are those over `scale` (N,) of
+    which `y` is one, and splits are told in the units of y. `loss` names a built-in one: its gradient is never stored.
     """
 
     def __init__(
-        self, network: MaskedNetwork, logits: Mapping[str, Tensor], y: Tensor, aside: Tensor | int, loss: str, lr: float
-    ) -> None:
-        self.network, self.lr = network, lr
+        self, network: MaskedNetwork, logits: Mapping[str, Tensor], y: Tensor, aside: Tensor | int, loss: str,
+        lr: float, scale: Tensor | int = 1,
+    ) -> None:  # fmt: skip
+        self.network, self.lr, self.scale = network, lr, scale
         self.y, self.aside, self.loss = y, aside, loss
         self.logits = in_layout(network, logits)
         self.squares = {site: torch.zeros_like(theta) for site, theta in self.logits.items()}
@@ -37,7 +39,7 @@ class Descent:
         """The split (N,) at the present masks, and the values behind them."""
         # Lines 4 to 7: Eq. 11, with the biases of Eq. 14, is P(σ) and P(1 − σ), and these take no pass back.
         (plus, minus), kept = self.network.forward(self.logits)
-        return split(self.y, plus - self.aside, minus - self.aside), kept
+        return split(self.y, (plus - self.aside) * self.scale, (minus - self.aside) * self.scale), kept
 
     def backward(self, split: Scores, kept: dict[str, Tensor]) -> None:
         """One step, at each site as soon as the sweep back has its gradient."""
@@ -72,11 +74,16 @@ class Descent:
 
 
 class OwnDescent:
-    """The same by a loss of one's own, f(y, y⁺, y⁻) → (N,), through `MaskedScores` and its autograd Function."""
+    """The same by a loss of one's own, f(y, y⁺, y⁻) → (N,), through `MaskedScores` and its autograd Function.
 
-    def __init__(self, scores: MaskedScores, logits: Mapping[str, Tensor], loss: Loss, lr: float) -> None:
-        self.scores, self.loss, self.lr = scores, loss, lr
-        self.y = scores.y
+    `scores` are those over `scale` (N,); f is given them in the units of y, and its gradient is over `scale` too.
+    """
+
+    def __init__(
+        self, scores: MaskedScores, logits: Mapping[str, Tensor], loss: Loss, lr: float, scale: Tensor | int = 1
+    ) -> None:
+        self.scores, self.loss, self.lr, self.scale = scores, loss, lr, scale
+        self.y = scores.y * scale
         self.logits = in_layout(scores.network, logits)
         self.leaves = {site: theta.detach().requires_grad_() for site, theta in self.logits.items()}
         self.squares = {site: torch.zeros_like(theta) for site, theta in self.logits.items()}
@@ -87,7 +94,7 @@ class OwnDescent:
         """The split (N,) at the present masks; the values behind them are autograd's to keep."""
         with torch.enable_grad():
             self.followed = self.scores(self.leaves)  # lines 4 to 7
-        plus, minus = (score.detach() for score in self.followed)
+        plus, minus = (score.detach() * self.scale for score in self.followed)
         return split(self.y, plus, minus), {}
 
     def backward(self, split: Scores, kept: dict[str, Tensor]) -> None:

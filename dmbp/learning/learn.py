@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -15,14 +16,17 @@ from dmbp.learning.cuda_graph import captured
 from dmbp.learning.descent import Descent, OwnDescent, Scores, rest
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.learning.precision import matrix_products
-from dmbp.learning.scores import MaskedScores, check_finite, check_start, start_logits
+from dmbp.learning.scores import MaskedScores, check_finite, check_scores, check_start, start_logits
+from dmbp.learning.settling import Settling
 from dmbp.masks import Masks
 from linreg import Linearization
-from linreg.target import Target
+from linreg.surroundings import plain
+from linreg.target import Target, cotangent, unit
 from linreg.text import counted
 
 Callback = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 Steps = list[Scores]
+Rule = Callable[[Descent | OwnDescent, Steps], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,8 @@ class Learned:
     """What the optimisation reached: `masks` and the `initial` ones of B.1, {site: (N, *shape)}.
 
     `history` holds "positive", "negative" and "nuisance", each (iterations, N): the split before each update.
-    `updates` counts the updates of each image's masks, (N,): `iterations`, or fewer where `tolerance` ended them.
+    `updates` counts the updates of each image's masks, (N,): `iterations`, or fewer where `tolerance` or `agreement`
+    ended them.
     """
 
     masks: dict[str, Tensor]
@@ -48,7 +53,7 @@ class Learned:
 
 
 @takes_options
-@torch.inference_mode(False)
+@plain()
 @torch.no_grad()
 def learn_masks(
     lin: Linearization,
@@ -71,8 +76,9 @@ def learn_masks(
     which is a copy). Ctrl-C ends the loop and keeps what was reached.
 
     Raises DmbpError, before the first update, for an option that is none, a dtype other than float32 and float64,
-    masks to start from that do not fit, infinite values at a site, and a loss of one's own that returns another shape,
-    or has no derivative; later where its values are not finite. LinregError for a target that does not fit the output.
+    masks to start from that do not fit, infinite values at a site, a score that overflows, and a loss of one's own that
+    returns another shape, or has no derivative; later where its values are not finite. LinregError for a target that
+    does not fit the output, or holds numbers that are not finite. Masks do not depend on the scale of its weights.
 
     >>> import dmbp, linreg, torch
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
@@ -89,35 +95,55 @@ def learn_masks(
     names = options.sites_in(lin)
     if start is not None:
         check_start(lin, names, start)
-    y = lin.score(target)  # line 2
+    weights = cotangent(target, lin.output)
+    y = lin.score(weights)  # line 2
+    check_scores({"y": y}, "before any mask")
     if options.loss == "none":  # Eq. 5: nothing is masked
         ones = {name: lin.input.new_ones(lin.input.shape[0], *lin.graph.shape(name)) for name in names}
         return Learned(ones, ones, _history([], y), 0, torch.zeros(len(y), dtype=torch.long), False, 0.0)
     began = time.perf_counter()
-    logits = start_logits(lin, names, target, start)  # line 1, B.1
+    logits = start_logits(lin, names, weights, start)  # line 1, B.1
     # B.1's logits are −2, 0 or 2: kept in a byte each until the end.
     first = {name: theta.clone() if start else theta.to(torch.int8) for name, theta in logits.items()}
-    descent = _descent(lin, names, target, logits, options)
+    descent = _descent(lin, names, weights, logits, options)
     del logits
-    steps, updates, interrupted = _descend(descent, options, progress, callback)
+    steps, updates, interrupted = _descend(descent, options, _rules(lin, weights, options), progress, callback)
+    history = _history(steps, y)
+    check_scores(history, "while its masks are learned")
     masks = {name: theta.sigmoid_().contiguous() for name, theta in descent.logits.items()}
     initial = {name: theta.to(y.dtype).sigmoid_() for name, theta in first.items()}
-    return Learned(masks, initial, _history(steps, y), len(steps), updates, interrupted, time.perf_counter() - began)
+    return Learned(masks, initial, history, len(steps), updates, interrupted, time.perf_counter() - began)
 
 
 def _descent(
-    lin: Linearization, sites: Sequence[str], target: Target, logits: Mapping[str, Tensor], options: Options
+    lin: Linearization, sites: Sequence[str], weights: Tensor, logits: Mapping[str, Tensor], options: Options
 ) -> Descent | OwnDescent:
-    """What makes an iteration: the fast one for a built-in loss, that through autograd for one's own."""
+    """What makes an iteration: the fast one for a built-in loss, that through autograd for one's own.
+
+    Either learns from the score divided by the scale of w, a power of two for each image. RMSprop divides gradients by
+    their root mean square plus ε, and squares them: of small weights ε would hide them, of large ones g² overflows.
+    """
     whole, low = options.whole_on(lin.graph.device), options.precision == "bf16"
-    scores = MaskedScores.of(lin, sites, target, options.unmasked, whole, low)
+    scale = unit(weights)
+    scores = MaskedScores.of(lin, sites, weights / scale, options.unmasked, whole, low)
     if isinstance(options.loss, str):
-        return Descent(scores.network, logits, scores.y, scores.aside, options.loss, options.lr)
-    return OwnDescent(scores, logits, options.loss, options.lr)
+        y = scores.y * scale.flatten()
+        return Descent(scores.network, logits, y, scores.aside, options.loss, options.lr, scale.flatten())
+    return OwnDescent(scores, logits, options.loss, options.lr, scale.flatten())
+
+
+def _rules(lin: Linearization, weights: Tensor, options: Options) -> list[Rule]:
+    """What lets the masks of images rest before their time."""
+    rules: list[Rule] = []
+    if options.tolerance is not None:
+        rules.append(partial(rest, tolerance=options.tolerance))
+    if options.agreement is not None:
+        rules.append(Settling(lin, weights, options.unmasked, options.agreement))
+    return rules
 
 
 def _descend(
-    descent: Descent | OwnDescent, options: Options, progress: bool, callback: Callback | None
+    descent: Descent | OwnDescent, options: Options, rules: Sequence[Rule], progress: bool, callback: Callback | None
 ) -> tuple[Steps, Tensor, bool]:
     """The split before each update, how many each image's masks had, and whether Ctrl-C ended them."""
     steps, updates, interrupted = Steps(), torch.zeros(len(descent.y), dtype=torch.long), False
@@ -129,13 +155,15 @@ def _descend(
                 split, kept = recorded.forward()  # lines 4 to 8
                 if not steps:
                     check_finite(kept)
+                    check_scores(split, "at the masks to start from")
                 if callback is not None:
                     with torch.enable_grad():
                         callback(iteration, {"y": descent.y, **split}, descent.logits)
                 recorded.backward(split, kept)  # lines 9 to 11
                 steps.append(split)
-                updates += descent.active.long().cpu() if options.tolerance is not None else 1
-                if options.tolerance is not None and rest(descent, steps, options.tolerance):
+                updates += descent.active.long().cpu() if rules else 1
+                ended = [rule(descent, steps) for rule in rules]
+                if any(ended):
                     break
     except KeyboardInterrupt:
         interrupted = True

@@ -17,6 +17,7 @@ from dmbp.learning.precision import PRECISIONS, check_precision
 from dmbp.masks import Sites, check_rule, find_sites
 from dmbp.split import UNMASKED
 from linreg import Linearization
+from linreg.numerals import real_number, whole_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,12 +32,15 @@ class Options:
       from three tensors (N,). f must be differentiable by autograd in y⁺ and y⁻, finite, and treat each image by
       itself; it is called once an iteration. It runs through `masked_scores`, which takes some 1.1 times the time of a
       built-in loss, and about one number more for each masked unit.
-    - `sites`: where the masks sit: "gates", "blocks", or names of nodes (see `find_sites`).
+    - `sites`: where the masks sit: "gates" that have weights behind them, "blocks", or names of nodes (`find_sites`).
     - `unmasked`: where what no mask touches is counted: "nuisance" (once, in y~) or "both" (see `decompose`).
     - `lr`: RMSprop's learning rate, the same at all sites: an update moves a logit by lr times its gradient over the
       running root mean square of that.
     - `tolerance`: if given, the masks of an image rest once the mean loss of its last 10 iterations is less than
       tolerance · max(|loss|, |y|) below that of the 10 before.
+    - `agreement`: if given, a rank correlation below 1: the masks of an image rest once its complete map agrees with
+      that of 20 iterations before, by Spearman's ρ ≥ `agreement`. On deep networks y⁺ and y⁻ grow without end while the
+      map has come to rest; this looks at the map, and takes the time of some three iterations every 20.
     - `precision`: "bf16" takes the products of layers in bfloat16, "tf32" in CUDA's TF32, while learning; the split is
       computed in full in any case.
     - `compiled`: makes one loop of each site's arithmetic by `torch.compile`, which on a CPU takes some ten seconds and
@@ -59,24 +63,41 @@ class Options:
     unmasked: str = "nuisance"
     lr: float = 0.01
     tolerance: float | None = None
+    agreement: float | None = None
     precision: str = "full"
     compiled: bool | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
-            raise DmbpError(f"iterations must be a whole number of at least 0, not {self.iterations!r}")
+        self._check_iterations()
         self._check_loss()
         self._check_sites()
         if self.unmasked not in UNMASKED:
             raise DmbpError(f"unmasked must be one of {_listed(UNMASKED)}, not {self.unmasked!r}")
-        if not _is_positive(self.lr):
-            raise DmbpError(f"the learning rate must be a positive number, not {self.lr!r}")
-        if self.tolerance is not None and not _is_positive(self.tolerance):
-            raise DmbpError(f"the tolerance must be a positive number or None, not {self.tolerance!r}")
+        self._check_positive("lr", "the learning rate must be a positive number")
+        if self.tolerance is not None:
+            self._check_positive("tolerance", "the tolerance must be a positive number or None")
+        if self.agreement is not None:
+            self._check_positive("agreement", "the agreement must be a number between 0 and 1, or None")
+            if self.agreement >= 1:
+                raise DmbpError(f"the agreement must be a number between 0 and 1, or None, not {self.agreement!r}")
         if self.precision not in PRECISIONS:
             raise DmbpError(f"precision must be one of {_listed(PRECISIONS)}, not {self.precision!r}")
         if self.compiled not in (None, True, False):
             raise DmbpError(f"compiled must be True, False or None, not {self.compiled!r}")
+
+    def _check_iterations(self) -> None:
+        """Of whatever integer type, it becomes an int, which files can record; so do the other numbers."""
+        count = whole_number(self.iterations)
+        if count is None or count < 0:
+            raise DmbpError(f"iterations must be a whole number of at least 0, not {self.iterations!r}")
+        object.__setattr__(self, "iterations", count)
+
+    def _check_positive(self, name: str, wanted: str) -> None:
+        given = getattr(self, name)
+        number = real_number(given)
+        if number is None or not 0 < number < float("inf"):
+            raise DmbpError(f"{wanted}, not {given!r}")
+        object.__setattr__(self, name, number)
 
     def _check_loss(self) -> None:
         if callable(self.loss):
@@ -132,6 +153,7 @@ class OptionWords(TypedDict, total=False):
     unmasked: str
     lr: float
     tolerance: float | None
+    agreement: float | None
     precision: str
     compiled: bool | None
 
@@ -167,7 +189,3 @@ def takes_options(function: F) -> F:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < float("inf")

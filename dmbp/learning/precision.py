@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmbp.errors import DmbpError
 from linreg.operators import Affine, Convolution, Linear, Role
+from linreg.operators.rounding import PRODUCTS
 
 PRECISIONS = ("full", "tf32", "bf16")
 
@@ -46,13 +47,18 @@ def lowered(affine: Affine) -> Affine:
 @contextmanager
 def matrix_products(precision: str) -> Iterator[None]:
     """Inside, with "tf32", CUDA's float32 convolutions and matrix products are TF32's; else they stay as they are."""
-    held = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    if precision == "tf32":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    if precision != "tf32":
+        yield
+        return
+    # Not `allow_tf32`: torch refuses to read it where the user has set this newer one, and writing it sets both.
+    held = [setting.fp32_precision for setting in PRODUCTS]
     try:
+        for setting in PRODUCTS:
+            setting.fp32_precision = "tf32"
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = held
+        for setting, before in zip(PRODUCTS, held, strict=True):
+            setting.fp32_precision = before
 
 
 def check_precision(precision: str, device: torch.device) -> None:

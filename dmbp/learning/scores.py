@@ -16,7 +16,8 @@ from dmbp.learning.passes import MaskedNetwork, Pair
 from dmbp.masks import Masks, Sites, check_masks, initial_logits, masked
 from dmbp.split import Split, decompose
 from linreg import Linearization
-from linreg.target import Target, cotangent
+from linreg.surroundings import plain
+from linreg.target import Target, cotangent, held
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class MaskedScores:
     ) -> MaskedScores:
         """With kernels on whole tensors where `whole`, and layers of bfloat16 products where `low`."""
         network = MaskedNetwork.of(lin, sites, cotangent(target, lin.output), whole, low)
-        return cls(lin, target, counting, network, lin.score(target))
+        return cls(lin, held(target), counting, network, lin.score(target))
 
     def __repr__(self) -> str:
         return f"MaskedScores(images={len(self.y)}, sites={self.sites}, unmasked={self.counting!r})"
@@ -60,6 +61,7 @@ class MaskedScores:
         """What both scores are less by, (N,): u, or 0 with `counting` "both"."""
         return self.unmasked if self.counting == "nuisance" else torch.zeros_like(self.y)
 
+    @plain()
     def logits(self, start: Masks | None = None) -> dict[str, Tensor]:
         """New leaf tensors θ (N, *shape of the site), which require gradients: of B.1, or of masks to `start` from."""
         logits = in_layout(self.network, start_logits(self.lin, self.sites, self.target, start))
@@ -96,7 +98,7 @@ def _described(value: object) -> str:
     return f"{value.dtype} {tuple(value.shape)} on {value.device}"
 
 
-@torch.inference_mode(False)
+@plain()
 def masked_scores(
     lin: Linearization,
     sites: Sites = "gates",
@@ -165,6 +167,18 @@ def start_logits(lin: Linearization, sites: Sequence[str], target: Target, start
 def in_layout(network: MaskedNetwork, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The logits in the order in which the network's sites lie in memory: themselves where they lie so."""
     return {site: theta.contiguous(memory_format=network.sites[site].layout) for site, theta in logits.items()}
+
+
+def check_scores(split: Mapping[str, Tensor], after: str) -> None:
+    """Raise DmbpError where a part of a split has overflowed: no mask is learned from it."""
+    for part, values in split.items():
+        broken = (~values.isfinite()).nonzero()
+        if len(broken):
+            image = int(broken[0, -1])
+            raise DmbpError(
+                f"the score of image {image} leaves the range of {values.dtype} {after} ({part}): take float64, or "
+                "scale the network's input or the target's weights"
+            )
 
 
 def check_finite(values: Mapping[str, Tensor]) -> None:

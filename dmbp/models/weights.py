@@ -16,17 +16,18 @@ from dmbp.files import whole
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors in a .safetensors, .npz, .pt or .pth file, by name, on the CPU. No pickled code is run.
+    """The tensors in a .safetensors, .npz, .pt, .pth or .pth.tar file, by name, on the CPU. No pickled code is run.
 
     Raises `DmbpError` for another kind of file, for anything but plain tensors, and for NaN or infinity.
     """
     path = Path(path)
-    if path.suffix not in _READERS:
+    ending = next((ending for ending in _READERS if path.name.endswith(ending)), None)
+    if ending is None:
         raise DmbpError(f"{path}: expected a file of weights that ends in one of {', '.join(_READERS)}")
     if not path.is_file():
         raise DmbpError(f"{path}: there is no such file of weights")
     try:
-        weights = _READERS[path.suffix](path)
+        weights = _READERS[ending](path)
     except DmbpError:
         raise
     except Exception as error:  # broken files make the readers raise nearly anything
@@ -71,6 +72,7 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npz": _read_npz,
     ".pt": _read_torch,
     ".pth": _read_torch,
+    ".pth.tar": _read_torch,  # no archive, in spite of its name
 }
 
 

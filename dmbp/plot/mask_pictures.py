@@ -18,12 +18,26 @@ from matplotlib.image import AxesImage
 
 from dmbp.analysis import BINS, TOLERANCE, Agreement, Carries, Drift, Lean, SiteMask, drifts, leans
 from dmbp.errors import DmbpError
-from linreg.plot.style import BLUE, DIVERGING, NUISANCE, OPPOSITE, PALE, PALE_BLUE, PALE_RED, PALER, RED, SAME, despine
+from linreg.plot.style import (
+    BLUE,
+    DIVERGING,
+    NUISANCE,
+    OPPOSITE,
+    PALE,
+    PALE_BLUE,
+    PALE_RED,
+    PALER,
+    RED,
+    SAME,
+    despine,
+    own_settings,
+)
 from linreg.text import number
 
 OUTLINE: dict[str, Any] = {"edgecolor": NUISANCE, "linewidth": 0.4}
 
 
+@own_settings()
 def mask_sheet(masks: Sequence[SiteMask], title: str = "", tolerance: float = TOLERANCE) -> Figure:
     """Site by site, the input's first: histogram of σ, channels' mean σ, kinds of units, drift from the start.
 
@@ -41,6 +55,7 @@ def mask_sheet(masks: Sequence[SiteMask], title: str = "", tolerance: float = TO
     return figure
 
 
+@own_settings()
 def draw_histograms(ax: Axes, masks: Sequence[SiteMask], bins: int = BINS) -> None:
     """One histogram of σ over the live units for each site, scaled to its own highest bar."""
     edges = np.linspace(0, 1, bins + 1)
@@ -58,6 +73,7 @@ def draw_histograms(ax: Axes, masks: Sequence[SiteMask], bins: int = BINS) -> No
     ax.set_title("live units by σ (each to its own scale)", fontsize=10)
 
 
+@own_settings()
 def draw_channels(ax: Axes, masks: Sequence[SiteMask]) -> AxesImage:
     """Mean σ of each site's channels, sorted; grey where a channel has no live unit."""
     columns = 400
@@ -74,6 +90,7 @@ def draw_channels(ax: Axes, masks: Sequence[SiteMask]) -> AxesImage:
     return image
 
 
+@own_settings()
 def draw_units(ax: Axes, records: Sequence[Lean]) -> None:
     """All units of each site by kind: live ones by where they lean, then those that never learn."""
     live = np.array([record.live / record.units for record in records])
@@ -95,6 +112,7 @@ def draw_units(ax: Axes, records: Sequence[Lean]) -> None:
     _legend(ax, 3)
 
 
+@own_settings()
 def draw_drifts(ax: Axes, records: Sequence[Drift]) -> None:
     """How far the live units went from their start, and how many of them lean elsewhere than there."""
     live = np.array([max(record.live, 1) for record in records])
@@ -109,6 +127,7 @@ def draw_drifts(ax: Axes, records: Sequence[Drift]) -> None:
     _legend(ax, 1)
 
 
+@own_settings()
 def draw_drift_lines(ax: Axes, steps: Mapping[int, Sequence[Drift]]) -> None:
     """Mean |σ − σ₀| of each site by iteration, from the drifts at some of them; the input's site darkest."""
     sites = [record.site for record in next(iter(steps.values()))]
@@ -126,6 +145,7 @@ def draw_drift_lines(ax: Axes, steps: Mapping[int, Sequence[Drift]]) -> None:
     _bare(ax)
 
 
+@own_settings()
 def spatial_sheet(
     masks: Sequence[SiteMask], picture: np.ndarray | None = None, title: str = "", limit: float | None = None
 ) -> Figure:
@@ -147,12 +167,14 @@ def spatial_sheet(
     return figure
 
 
+@own_settings()
 def draw_positions(ax: Axes, values: np.ndarray, title: str = "", limit: float = 0.5) -> AxesImage:
     """A map (H, W) of mean σ, white at 0.5, full colour at 0.5 ± `limit`, grey where nan."""
     low, high = 0.5 - limit, 0.5 + limit
     return _tile(ax, title).imshow(values, cmap=_with_grey(), vmin=low, vmax=high, interpolation="nearest")
 
 
+@own_settings()
 def carry_sheet(carries: Carries, title: str = "", score: str = "y") -> Figure:
     """What passes each site, left to right: y⁺ and y⁻ above; below, the nuisance that comes up there."""
     figure = _figure(7.2, title)
@@ -163,6 +185,7 @@ def carry_sheet(carries: Carries, title: str = "", score: str = "y") -> Figure:
     return figure
 
 
+@own_settings()
 def draw_carried(ax: Axes, carries: Carries, score: str = "y") -> None:
     """The parts of y⁺ and y⁻ that pass each site, and of them those that meet their first site there."""
     places = np.arange(len(carries.sites))
@@ -178,6 +201,7 @@ def draw_carried(ax: Axes, carries: Carries, score: str = "y") -> None:
     _legend(ax, 2)
 
 
+@own_settings()
 def draw_nuisance(ax: Axes, carries: Carries, score: str = "y") -> None:
     """The part of y~ whose signs first disagree at each site, and the sum so far, begun with what meets no site."""
     places = np.arange(len(carries.sites))
@@ -195,6 +219,7 @@ def draw_nuisance(ax: Axes, carries: Carries, score: str = "y") -> None:
     _legend(ax, 2)
 
 
+@own_settings()
 def agreement_sheet(records: Sequence[Agreement], title: str = "") -> Figure:
     """Two explanations compared site by site, the input's first: sides and rank correlation."""
     figure = _figure(1.9 + _row(records) * len(records), title, width=9.6)
@@ -205,6 +230,7 @@ def agreement_sheet(records: Sequence[Agreement], title: str = "") -> Figure:
     return figure
 
 
+@own_settings()
 def draw_sides(ax: Axes, records: Sequence[Agreement]) -> None:
     """Shares of the units live in both that lean to the same side, to no side in one of them, to opposite sides."""
     kinds = {"same": ("same side", SAME), "undecided": ("undecided", "white"), "opposite": ("opposite", OPPOSITE)}
@@ -219,6 +245,7 @@ def draw_sides(ax: Axes, records: Sequence[Agreement]) -> None:
     _legend(ax, 3)
 
 
+@own_settings()
 def draw_correlations(ax: Axes, records: Sequence[Agreement]) -> None:
     """Spearman's rank correlation of the two σ over the units live in both; nothing where it is not defined."""
     values, rows = _column(records, "correlation"), np.arange(len(records))

@@ -13,26 +13,31 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
 from dmbp.explanation import explain
 from dmbp.files import writable
 from dmbp.learning.options import Options, OptionWords, takes_options
-from dmbp.result import Result
+from dmbp.result import Result, by_input
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
-from dmbp.runs.shelf import Shelf, digest
+from dmbp.runs.several import Several, check_like, fitting, rows_of, stacked
+from dmbp.runs.shelf import WAY_OUT, Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
+from linreg.capture.example import Fixed, arguments
 from linreg.capture.export import evaluation, run
-from linreg.target import Target, cotangent
+from linreg.numerals import whole_number
+from linreg.surroundings import plain
+from linreg.target import Target, cotangent, held
 
 MARGIN = 1.5  # what libraries and the allocator take beyond the tensors
 SHARE = 0.6  # of the free memory that a batch may take
 ENOUGH = 2**28  # bytes: a larger batch is no faster on a CPU
 LEAST, MOST = 4, 256  # images: a batch of less gains, one of more does not, on any network
 
-Images = Tensor | Iterable[Tensor]
+Images = Tensor | Iterable[Tensor | Mapping[str, Tensor]] | Mapping[str, Tensor]
 Targets = Target | Iterable[int | Tensor]
 
 
@@ -41,7 +46,8 @@ class Explained:
     """The explanation of one image: the split of its score, and its maps, on the CPU and shaped like the image.
 
     `target` is the class, or the weights w of the output, that y is the score of; the maps are ∇⁺ ⊙ x, ∇⁻ ⊙ x and
-    their sum (`dmbp.Result.attribution`), and the complete map, with channels summed (`dmbp.Result.complete`);
+    their sum (`dmbp.Result.attribution`), and the complete map, with channels summed (`dmbp.Result.complete`), by name
+    where the network has several inputs;
     `iterations` counts the updates of this image's masks.
     """
 
@@ -52,10 +58,10 @@ class Explained:
     negative: float
     nuisance: float
     unmasked: float
-    attribution: Tensor
-    positive_attribution: Tensor
-    negative_attribution: Tensor
-    complete: Tensor
+    attribution: Any
+    positive_attribution: Any
+    negative_attribution: Any
+    complete: Any
     iterations: int
 
     def __repr__(self) -> str:
@@ -73,7 +79,7 @@ class Question:
     """One image x (*input_shape), on the network's device, and the weights w of its score."""
 
     index: int
-    x: Tensor
+    x: Any
     target: int | Tensor
     weights: Tensor
 
@@ -88,6 +94,7 @@ def explain_all(
     images: Images,
     targets: Targets = None,
     *,
+    fixed: Fixed = None,
     options: Options | None = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -97,9 +104,11 @@ def explain_all(
     """Explain each of many images of one shape, in order, as `dmbp.explain` does one (to rounding).
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
-    needed. `targets` is one target for all (a class, weights of the output, None for the one score that there is), or
-    an iterable of one for each image. The options, `iterations` to `compiled`, are told in `Options`; `options` gives
-    them as one value, in which those given by a word of their own are changed.
+    needed. Of a network of several inputs they are a dict of tensors (M, …) by name, or an iterable of dicts of tensors
+    (…); `fixed` is that of `linreg.trace`, and what it names may be one for all images. `targets` is one target for all
+    (a class, weights of the output, None for the one score that there is), or an iterable of one for each image. The
+    options, `iterations` to `compiled`, are told in `Options`; `options` gives them as one value, in which those given
+    by a word of their own are changed.
 
     The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
     footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
@@ -122,19 +131,17 @@ def explain_all(
     image 1: y = 18.5, a = [2.0, 6.0]
     """
     options = Options.of(options, words)
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {batch_size!r}")
-    one_by_one, count = _each(images)
+    if batch_size is not None:
+        batch_size = _batch_size(batch_size)
+    one_by_one, count = rows_of(images, model, fixed) if isinstance(images, Mapping) else _each(images)
     shelf = None if out is None else _shelf(Path(out), options)
 
     def explained() -> Iterator[Explained]:
         tensors = _checked(one_by_one)
         if not (first := list(islice(tensors, batch_size or 1))):
             return
-        graph = _graph(model, first)
-        size = graph.batch or batch_size
-        if batch_size not in (None, size):
-            raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={batch_size}")
+        graph = _graph(model, first, fixed)
+        size = _size(graph, batch_size)
         bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
@@ -145,9 +152,23 @@ def explain_all(
     return explained()
 
 
+def _size(graph: OperatorGraph, wanted: int | None) -> int | None:
+    size = graph.batch or wanted
+    if wanted not in (None, size):
+        raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={wanted}")
+    return size
+
+
+def _batch_size(given: Any) -> int:
+    size = whole_number(given)
+    if size is None or size < 1:
+        raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {given!r}")
+    return size
+
+
 def _shelf(folder: Path, options: Options) -> Shelf:
     made = {**options.record(), "loss": loss_record(options.loss)}
-    return Shelf(writable(folder), json.loads(json.dumps(made)))
+    return Shelf(writable(folder.absolute()), json.loads(json.dumps(made)))
 
 
 @dataclass(eq=False)
@@ -181,9 +202,7 @@ class Batches:
             return _from_arrays(arrays)
         except KeyError as error:
             path = self.shelf.path(question.index)
-            raise DmbpError(
-                f"{path} lacks {error}: another version of dmbp wrote it; delete it, or give another folder with `out`"
-            ) from error
+            raise DmbpError(f"{path} lacks {error}: another version of dmbp wrote it; {WAY_OUT}") from error
 
     def _computed(self, questions: list[Question]) -> Iterator[Explained]:
         while questions:
@@ -203,9 +222,9 @@ class Batches:
         rows = questions + questions[-1:] * ((self.graph.batch or 0) - len(questions))
         return _split(self._result(rows, callback=self._tick()), questions)
 
-    @torch.inference_mode(False)
+    @plain()
     def _result(self, questions: list[Question], **changed: Any) -> Result:
-        x, weights = torch.stack([q.x for q in questions]), torch.stack([q.weights for q in questions])
+        x, weights = stacked([q.x for q in questions]), torch.stack([q.weights for q in questions])
         result = explain(self.graph, x, weights, options=self.options, progress=False, **changed)
         if result.interrupted:
             raise KeyboardInterrupt
@@ -254,34 +273,40 @@ def batch_size_within(image: int, free: int, device: torch.device) -> int:
     return max(1, min(free // max(1, image), gains, MOST))
 
 
+@plain()
 def _split(result: Result, questions: Sequence[Question]) -> list[Explained]:
     held: dict[str, Any] = {part: getattr(result.split, part).tolist() for part in SCORES}
     maps = (result.attribution, result.positive, result.negative, result.complete)
-    held |= dict(zip(MAPS, (m.cpu() for m in maps), strict=True))
+    held |= dict(zip(MAPS, tree_map(Tensor.cpu, maps), strict=True))
     return [
         Explained(
             index=question.index, target=question.target, iterations=int(result.updates[n]),
-            **{name: values[n].clone() if name in MAPS else values[n] for name, values in held.items()},
+            **{name: tree_map(lambda m, n=n: m[n].clone(), values) if name in MAPS else values[n]
+               for name, values in held.items()},
         )
         for n, question in enumerate(questions)
     ]  # fmt: skip
 
 
 def _to_arrays(value: Explained) -> dict[str, np.ndarray]:
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
+    held = by_input({field.name: getattr(value, field.name) for field in fields(value)})
     return {name: v.numpy(force=True) if isinstance(v, Tensor) else np.array(v) for name, v in held.items()}
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Explained:
     held: dict[str, Any] = {}
     for field in fields(Explained):
+        parts = [name.partition("/") for name in arrays if name.startswith(f"{field.name}/")]
+        if parts:  # of several inputs
+            held[field.name] = {of: torch.from_numpy(arrays[f"{name}/{of}"]) for name, _, of in parts}
+            continue
         value = arrays[field.name]
         whole = field.name in MAPS or (field.name == "target" and value.dtype.kind == "f")
         held[field.name] = torch.from_numpy(value) if whole else value.item()
     return Explained(**held)
 
 
-def _each(images: Images) -> tuple[Iterator[Any], int | None]:
+def _each(images: Any) -> tuple[Iterator[Any], int | None]:
     """The images one after another, and how many there are, where they know it."""
     try:
         count = len(images) if isinstance(images, Sized) else None
@@ -304,10 +329,15 @@ def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
     return targets  # type: ignore[return-value]
 
 
-def _checked(images: Iterator[Any]) -> Iterator[Tensor]:
+def _checked(images: Iterator[Any]) -> Iterator[Any]:
     """The images, detached, as long as they are finite tensors of one shape and dtype."""
-    first: Tensor | None = None
+    first: Any = None
     for n, x in enumerate(images):
+        if isinstance(x, Mapping | Several):
+            one = x if isinstance(x, Several) else Several(dict(x))
+            first = one if first is None else first
+            yield check_like(n, one, first)
+            continue
         if not isinstance(x, Tensor):
             advice = ": of pairs give the first, (x for x, label in dataset)" if isinstance(x, tuple | list) else ""
             raise DmbpError(f"image {n} must be a torch.Tensor, not {type(x).__name__}{advice}")
@@ -319,18 +349,20 @@ def _checked(images: Iterator[Any]) -> Iterator[Tensor]:
             )
         if not x.isfinite().all():
             raise DmbpError(f"image {n} holds NaN or infinite values: a linear region needs finite numbers")
-        yield x.detach()
+        yield x.detach().clone()  # whoever gives them may use one buffer for all
 
 
-@torch.inference_mode(False)
-def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor]) -> OperatorGraph:
+@plain()
+def _graph(model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fixed) -> OperatorGraph:
     """The graph, traced on these images unless it is one."""
     if isinstance(model, OperatorGraph):
         return model
     if not isinstance(model, nn.Module):
         raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
-    device = next(chain(model.parameters(), model.buffers(), images)).device
-    example = torch.stack([x.to(device) for x in images])
+    device = next(chain(model.parameters(), model.buffers(), tree_leaves(stacked(images)))).device
+    example = tree_map(lambda x: x.to(device), stacked(images))
+    if not isinstance(example, Tensor):
+        return trace(model, example, fixed=fixed)
     if example.dim() > 1 and example.shape[1] == 1 and not _runs(model, example):
         example = example.squeeze(1)
     return trace(model, example)
@@ -339,7 +371,7 @@ def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor]) -> Operat
 def _runs(model: nn.Module, example: Tensor) -> bool:
     try:
         with evaluation(model), torch.no_grad():
-            run(model, example)
+            run(model, arguments(model, example))
     except LinregError:
         return False
     return True
@@ -356,15 +388,22 @@ def _questions(
         raise DmbpError(f"there are {count} images, and {len(each)} targets")
     rest = iter(each)
     for n, image in enumerate(images):
-        x = image.to(graph.device)
-        x = x[0] if x.shape == (1, *graph.input_shape) else x
         try:
-            single.check(x[None])
             target = next(rest)
-            weights = cotangent(target, output)[0]
         except StopIteration:
             raise DmbpError(f"image {n} has no target: there are {n} targets only") from None
+        try:
+            question = _question(single, n, image, target, output)
         except LinregError as error:
             raise DmbpError(f"image {n}: {error}") from error
-        whole = torch.as_tensor(target if target is not None else weights)
-        yield Question(n, x, weights.to("cpu", copy=True) if whole.is_floating_point() else int(whole), weights)
+        yield question
+
+
+@plain()
+def _question(graph: OperatorGraph, n: int, image: Any, target: Target, output: Tensor) -> Question:
+    x = fitting(graph, image)
+    weights = cotangent(target, output)[0]
+    given = held(target)
+    of_classes = isinstance(given, Tensor) and not given.is_floating_point()
+    is_class = isinstance(given, int) or of_classes
+    return Question(n, x, int(given) if is_class else weights.to("cpu", copy=True), weights)  # type: ignore[arg-type]

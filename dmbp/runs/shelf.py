@@ -23,9 +23,10 @@ from torch import Tensor
 
 from dmbp.errors import DmbpError
 from dmbp.files import whole
-from linreg import OperatorGraph
+from linreg import OperatorGraph, __version__
 from linreg.operators import Constant, Operator
 
+VERSIONS = {"dmbp": __version__, "torch": torch.__version__}  # what else decides the last digits, or more
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
@@ -38,7 +39,7 @@ class Shelf:
 
     def of(self, graph: OperatorGraph) -> Shelf:
         """That of one network. Raises DmbpError where a file is broken, or of another network or of other options."""
-        shelf = replace(self, made={"network": digest(graph), **self.made})
+        shelf = replace(self, made={"network": digest(graph), **VERSIONS, **self.made})
         for path in sorted(self.folder.iterdir()):
             if re.fullmatch(r"\d{6,}\.npz", path.name):
                 shelf._check(path, shelf.made)
@@ -48,28 +49,51 @@ class Shelf:
         return self.folder / f"{index:06d}.npz"
 
     def find(self, index: int, **made: str) -> dict[str, np.ndarray] | None:
-        """The arrays kept of an image, None where there are none. Raises DmbpError where they are not of `made`."""
+        """The arrays kept of an image, None where there are none.
+
+        Raises DmbpError where they are not of `made`, or no longer of this network and these options: another run may
+        have written them meanwhile.
+        """
         path = self.path(index)
         if not path.exists():
             return None
-        self._check(path, made)
         with _reading(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
+            record = _record(found)
+        _compare(path, record, {**self.made, **made})
+        return found
 
     def keep(self, index: int, arrays: Mapping[str, Any], **made: str) -> None:
-        """Write a file, whole or not at all."""
-        with whole(self.path(index)) as partial:
-            np.savez(partial, made=np.array(json.dumps({**self.made, **made})), **arrays)
+        """Write a file, whole or not at all. Raises DmbpError where another run wrote another one meanwhile."""
+        record = {**self.made, **made}
+        with whole(self.path(index), lambda path: self._check(path, record)) as partial:
+            np.savez(partial, made=np.array(json.dumps(record)), **arrays)
 
     def _check(self, path: Path, made: Mapping[str, Any]) -> None:
         with _reading(path) as arrays:
-            found = json.loads(str(arrays["made"]))
-            differing = [name for name in made if found[name] != made[name]]
-        if differing:
-            shown = [n if n in DIGESTS else f"{n} ({found[n]!r}, not {made[n]!r})" for n in differing]
-            raise DmbpError(
-                f"{path} was made from another {', '.join(shown)}: give another folder with `out`, or delete the file"
-            )
+            record = _record(arrays)
+        _compare(path, record, made)
+
+
+def _record(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the file of these arrays says that it was made from. Raises TypeError where it says nothing."""
+    record = json.loads(str(arrays["made"]))
+    if not isinstance(record, dict):
+        raise TypeError
+    return record
+
+
+def _compare(path: Path, found: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Raise DmbpError unless a file's record has all of `made`."""
+    if not found.keys() >= made.keys():
+        raise DmbpError(f"{path} was written by another version of dmbp: {WAY_OUT}")
+    differing = [name for name in made if found[name] != made[name]]
+    if differing:
+        shown = [n if n in DIGESTS else f"{n} ({found[n]!r}, not {made[n]!r})" for n in differing]
+        raise DmbpError(f"{path} was made from another {', '.join(shown)}: {WAY_OUT}")
+
+
+WAY_OUT = "give another folder with `out`, or delete the file"
 
 
 DIGESTS = ("network", "image", "target")
@@ -109,11 +133,14 @@ class _Pickler(pickle.Pickler):
         return type(value), tuple(getattr(value, field.name) for field in fields(value) if field.name != "kind")
 
 
-def digest(value: OperatorGraph | Tensor) -> str:
+def digest(value: Any) -> str:
     """One for each function and each tensor, on any device: names, operators, weights; no labels, no user's source."""
     held: Any = value
     if isinstance(value, OperatorGraph):
-        held = [(node.name, node.inputs, node.operator) for node in value.nodes], value.output, value.input_shape
+        calls = value.conditions.calls  # of these operators a graph holds those of its example
+        held = [(n.name, n.inputs, calls.get(n.name, n.operator)) for n in value.nodes], value.output, value.input_shape
+        if value.signature is not None:
+            held = *held, value.signature.entries, value.conditions.steps
     stream = BytesIO()
     _Pickler(stream).dump(held)
     return hashlib.sha256(stream.getvalue()).hexdigest()

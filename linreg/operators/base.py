@@ -218,7 +218,7 @@ class Affine(Operator):
     def _absolute(self, images: list[tuple[csr_array, ...]], *inputs: Tensor) -> Tensor:
         flat = [x.double().reshape(len(x), -1).numpy(force=True) for x in inputs]  # numpy has no bfloat16
         rows = [sum(abs(A) @ x[n] for A, x in zip(matrices, flat, strict=True)) for n, matrices in enumerate(images)]
-        return torch.as_tensor(np.stack(rows)).to(inputs[0]).view(self.linear(*inputs).shape)
+        return torch.from_numpy(np.stack(rows)).to(inputs[0]).view(self.linear(*inputs).shape)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """A(x_1, …, x_K) + Σ β."""

@@ -37,7 +37,8 @@ class Gate(Operator):
         return elementwise(inputs, output)
 
     def moves(self, *errors: Tensor) -> Tensor:
-        return (torch.as_tensor(self.steepest).to(errors[0]) * errors[0]).nan_to_num(nan=0.0, posinf=torch.inf)
+        steepest = torch.as_tensor(self.steepest, device=errors[0].device).to(errors[0])
+        return (steepest * errors[0]).nan_to_num(nan=0.0, posinf=torch.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,8 @@ class LeakyReLU(Gate):
 
     @property
     def steepest(self) -> Bound:
-        return torch.as_tensor(self.negative_slope, dtype=torch.float64).abs().clamp_min(1)
+        device = getattr(self.negative_slope, "device", "cpu")
+        return torch.as_tensor(self.negative_slope, dtype=torch.float64, device=device).abs().clamp_min(1)
 
     def freeze(self, *inputs: Tensor) -> Diagonal:
         (z,) = inputs
@@ -120,7 +122,7 @@ class Clamp(Gate):
         return Diagonal(within(z.new_ones(()).expand_as(z), z, low, high).to(torch.int8), offset, switch=True)
 
     def layer(self) -> Callable[..., Tensor]:
-        numbers = [float(bound) for bound in self.kinks if torch.as_tensor(bound).dim() == 0]
+        numbers = [float(bound) for bound in self.kinks if torch.as_tensor(bound, device="cpu").dim() == 0]
         if len(numbers) == 2 and numbers[0] < numbers[1]:
             low, high = numbers
             return nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high)

@@ -2,7 +2,8 @@
 
 The standard model of floating-point arithmetic, fl(a ∘ b) = (a ∘ b)(1 + δ) with |δ| ≤ u, gives for a sum of products in
 any order |fl(Σ a_i b_i) − Σ a_i b_i| ≤ γ_n Σ |a_i| |b_i|, γ_n = n u / (1 − n u), where no term meets more than n
-roundings (Higham, Accuracy and Stability of Numerical Algorithms, Secs. 2.2, 3.1). It holds barring underflow, and for
+roundings (Higham, Accuracy and Stability of Numerical Algorithms, Secs. 2.2, 3.1). A product that underflows misses
+that by no more than `underflow`, whatever its size: to what n roundings lose, n times that is added. All of it is for
 kernels that multiply and add: not for Winograd's or FFT convolutions.
 """
 
@@ -11,9 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
+
+# What decides the arithmetic of CUDA's convolutions and of its matrix products.
+PRODUCTS: tuple[Any, ...] = (getattr(torch.backends.cudnn, "conv"), torch.backends.cuda.matmul)  # noqa: B009
 
 
 def gamma(n: float, like: Tensor) -> float:
@@ -25,6 +30,19 @@ def gamma(n: float, like: Tensor) -> float:
     return sums if n < 2 or not _uses_tf32(like) else (1 + sums) * (1 + 2**-11) ** 2 - 1
 
 
+def underflow(like: Tensor) -> float:
+    """The most that a rounding loses where its result is too small for the standard model, in the arithmetic of `like`.
+
+    The smallest normal number, which hardware may replace by 0; in float16, where that is 6e-5, and where the device
+    keeps smaller numbers, the smallest of these.
+    """
+    least = torch.finfo(like.dtype)
+    if like.dtype != torch.float16:
+        return least.smallest_normal
+    kept = like.new_full((), least.smallest_normal) * 0.5
+    return least.smallest_normal * (least.eps if kept.item() else 1)
+
+
 def widening(n: float, like: Tensor) -> float:
     """A factor that makes a computed sum of up to n non-negative terms an upper bound of the exact one."""
     slack = gamma(n + 4, like)
@@ -32,8 +50,10 @@ def widening(n: float, like: Tensor) -> float:
 
 
 def _uses_tf32(like: Tensor) -> bool:
-    allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return like.is_cuda and like.dtype == torch.float32 and allowed
+    if not like.is_cuda or like.dtype != torch.float32:
+        return False
+    # Not `allow_tf32`, which torch refuses to read where the user has set this newer one.
+    return any(setting.fp32_precision == "tf32" for setting in PRODUCTS)
 
 
 @dataclass(frozen=True, eq=False)

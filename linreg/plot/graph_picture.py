@@ -17,7 +17,7 @@ from linreg.errors import LinregError
 from linreg.graph import INPUT, OperatorGraph
 from linreg.operators import Role
 from linreg.plot.placement import Layout, Point, lay_out
-from linreg.plot.style import BAND, DIVERGING, INK, LINE, MARKERS, NO_VALUE
+from linreg.plot.style import BAND, DIVERGING, INK, LINE, MARKERS, NO_VALUE, own_settings
 
 PLAIN: dict[str, Any] = {"parse_math": False}  # a dollar in a name is a dollar
 
@@ -45,6 +45,7 @@ FAMILIES = (
 )
 
 
+@own_settings()
 def draw_graph(
     graph: OperatorGraph, ax: Axes | None = None, colour: Mapping[str, float] | None = None, label: str = ""
 ) -> Axes:

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from linreg.linearization import Linearization
 from linreg.operators.sparse import to_numpy
-from linreg.plot.style import DIVERGING, LINE
+from linreg.plot.style import DIVERGING, LINE, own_settings
 
 
+@own_settings()
 def draw_matrix(
     lin: Linearization, stop: str | None = None, start: str = "input", ax: Axes | None = None, limit: int = 2**24
 ) -> Axes:

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from linreg.paths import PathSpectrum
-from linreg.plot.style import GREEN, PURPLE, despine
+from linreg.plot.style import GREEN, PURPLE, despine, own_settings
 
 
+@own_settings()
 def draw_spectrum(spectrum: PathSpectrum, ax: Axes | None = None, image: int = 0) -> Axes:
     """The score of one image by the degree of its paths, in units of the score, and how many paths there are.
 

@@ -6,6 +6,11 @@ from the input is green, what comes from constants purple. Greys are for what ha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
@@ -41,6 +46,19 @@ MARKERS = {
     "scale": "#c9c08a",
     "other": PALE,
 }
+
+
+_ONE = RLock()  # matplotlib's settings are those of the process: two that set them by turns would leave the wrong ones
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Inside, matplotlib's settings are its defaults, and then again the user's: `image.origin` turns no map over.
+
+    Also a decorator, `@own_settings()`, of whatever draws.
+    """
+    with _ONE, matplotlib.style.context("default"):
+        yield
 
 
 def despine(ax: Axes, *sides: str) -> None:

@@ -45,6 +45,7 @@ class DMBP(Method):
     unmasked: str = option(DEFAULTS.unmasked, "where what no mask touches is counted: nuisance or both", "dmbp")
     lr: float = option(DEFAULTS.lr, "RMSprop's learning rate", PAPER)
     tolerance: float | None = option(DEFAULTS.tolerance, "when an image's masks may rest", "dmbp")
+    agreement: float | None = option(DEFAULTS.agreement, "when an image's masks may rest, by its map", "dmbp")
     precision: str = option(DEFAULTS.precision, "of products while learning: full, tf32 or bf16", "dmbp")
     compiled: bool | None = option(DEFAULTS.compiled, "whether torch.compile is used", "dmbp", decides=False)
 
