@@ -429,7 +429,7 @@ def test_a_size_that_fixed_values_decide_is_refused() -> None:
 def test_a_fixed_input_that_mixes_the_images_is_refused() -> None:
     class Mixed(nn.Module):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-            return torch.relu(x) * mask.mean(0)
+            return torch.relu(x) * (mask - mask.mean(0))
 
     with pytest.raises(LinregError, match="mixes the images"):
         linreg.trace(Mixed(), (torch.randn(4, 3), torch.randn(4, 3)), fixed="mask")
