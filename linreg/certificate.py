@@ -8,7 +8,8 @@ With hats for what was computed, let ẑ_v = A_v ẑ + β_v + δ_v at each node 
 exactly and for the computed numbers themselves: no |W| is ever multiplied by another, and no second-order term is
 dropped. `Affine.rounding` bounds |δ_v| ≤ γ (|A_v| |ẑ| + |β_v|) and |η_u| ≤ γ Σ |A_v|ᵀ |ĝ_v|, so that all there is to
 compute is what flows through each node in absolute terms, |ĝ_v|·|A_v| |ẑ| and |ĝ_v|·|β_v|. The rest is the rounding of
-the final sums.
+the final sums. Where products underflow, each rounding may lose the same small number more: |δ_v| by n_v λ, |η_u| by
+n'_v λ, which makes λ (n_v Σ|ĝ_v| + n'_v Σ|ẑ_u|), and λ for each product of a term.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from linreg.graph import Node
 from linreg.ledger import Ledger
 from linreg.linearization import Linearization
 from linreg.margins import Margin, closeness, margins
-from linreg.operators.rounding import gamma, widening
+from linreg.operators.rounding import gamma, underflow, widening
 from linreg.target import Target, check_image, cotangent
 from linreg.text import html_table, numbers
 
@@ -130,8 +131,9 @@ def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Te
     """Σ_v (γ_v + γ'_v) |ĝ_v|·|A_v||ẑ| + Σ_k (γ_v + γ_k) |ĝ_v|·|β_k| + γ |c|·|x| + γ |w|·|y|, (N,) in float64.
 
     γ_v counts the roundings of a node forward, γ'_v those of its adjoint and of adding up a value's readers, γ_k those
-    of a term's own sum and of the ledger's.
+    of a term's own sum and of the ledger's. To these comes what underflow can take from each of them.
     """
+    lost = underflow(lin.input)
     readers = Counter(name for node in lin.graph.nodes for name in node.inputs)
     seed, terms = cotangent(target, lin.output), len(ledger.terms) + 1
     inputs, flows = _values(lin), list[Tensor]()
@@ -144,6 +146,11 @@ def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Te
         backward = gamma(rule.backward + max(readers[name] for name in node.inputs) - 1, grad)
         through = _flow(grad, rule.absolute(*(value.abs() for value in values)))
         flows.append(_times(forward + backward, through * widening(rule.forward, grad)))
+        counts = rule.forward + len(shares), rule.backward + max(readers[name] for name in node.inputs) - 1
+        if sum(counts):
+            flows.append(lost * (1 + len(shares)) * grad[0].numel() + torch.zeros_like(through))
+            flows.append(_times(lost * counts[0], _flow(grad)))
+            flows.extend(_times(lost * counts[1], _flow(_finite(value))) for value in values)
         for place, (_, share) in enumerate(shares):
             own = grad.numel() // share.numel() + share[0].numel() + terms
             flows.append((forward + gamma(own, grad)) * _flow(affine.elements(place, grad)))
@@ -152,6 +159,7 @@ def completeness_bound(lin: Linearization, target: Target, ledger: Ledger) -> Te
     lin.graph.pull({lin.graph.output: seed}, step)
     flows.append(gamma(lin.input[0].numel() + terms, lin.input) * _flow(ledger.input))
     flows.append(gamma(int(seed.ne(0).reshape(len(seed), -1).sum(1).max()), seed) * _flow(seed, lin.output))
+    flows.append(lost * (lin.input[0].numel() + seed[0].numel()) + torch.zeros_like(flows[-1]))
     # The flows themselves were rounded too, by a few γ of their own.
     return torch.stack(flows).sum(0) * widening(terms + 10, lin.input)
 
@@ -172,6 +180,11 @@ def _flow(*factors: Tensor) -> Tensor:
     """Σ |a ⊙ b| of each image, added up in float64, (N,)."""
     product = factors[0] if len(factors) == 1 else torch.where(factors[0] == 0, 0, factors[0] * factors[1])
     return product.abs().reshape(len(product), -1).sum(1, dtype=torch.float64)
+
+
+def _finite(value: Tensor) -> Tensor:
+    """A value of −∞, padding that no maximum chose, meets a gradient that is 0 to the bit."""
+    return value.where(value.isfinite(), 0)
 
 
 def _times(factor: float, flow: Tensor) -> Tensor:

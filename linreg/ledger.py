@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -277,12 +277,16 @@ def _cells(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
     return [(name, kind, signed(value)) for name, kind, value in rows]
 
 
+def _elements_apart(a: Term, b: Term) -> Tensor:
+    return a.elements - b.elements
+
+
 def _difference(a: Term, b: Term) -> Term:
     places = None if a.places is None or b.places is None else a.places - b.places
     own = None if a.own is None or b.own is None else a.own - b.own
     whole = a.total - b.total if own is None else None
     views = {name: share - b.views[name] for name, share in a.views.items()}
-    return replace(a, own=own, spread=lambda: a.elements - b.elements, places=places, whole=whole, views=views)
+    return replace(a, own=own, spread=partial(_elements_apart, a, b), places=places, whole=whole, views=views)
 
 
 def module(node: str, depth: int) -> str:

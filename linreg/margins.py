@@ -20,7 +20,7 @@ from torch import Tensor
 
 from linreg.graph import Node, OperatorGraph
 from linreg.operators import Affine, Gate, Operator
-from linreg.operators.rounding import gamma, widening
+from linreg.operators.rounding import gamma, underflow, widening
 
 State = tuple[Tensor, Tensor, Tensor]  # ẑ, its error from the input on, its error since the last gates
 
@@ -83,10 +83,11 @@ def _margin(node: Node, z: Tensor, total: Tensor, recent: Tensor) -> Margin:
     assert isinstance(node.operator, Gate)
     distance = reduce(torch.minimum, ((z - kink).abs() for kink in node.operator.kinks))
     distance, total, recent = (each.reshape(len(z), -1) for each in (distance, total, recent))
-    relative = torch.where((distance > 0) & recent.isfinite(), distance / recent, 0.0)
+    far = distance.isinf()  # units of −∞, which are masked: nothing turns them
+    relative = torch.where((distance > 0) & recent.isfinite(), distance / recent, 0.0).where(~far, torch.inf)
     return Margin(
         node.name, distance.shape[1], distance.amin(1), relative.amin(1),
-        (distance <= recent).sum(1), (distance <= total).sum(1),
+        ((distance <= recent) & ~far).sum(1), ((distance <= total) & ~far).sum(1),
     )  # fmt: skip
 
 
@@ -109,12 +110,13 @@ def _errors(affine: Affine, values: tuple[Tensor, ...]) -> Callable[[tuple[Tenso
     rule, like = affine.rounding(*values), values[0]
     roundings = rule.forward + len(affine.constants)
     factor, wider = gamma(roundings, like), widening(roundings, like)
+    lost = min(roundings, 1 / torch.finfo(like.dtype).eps) * underflow(like)  # beyond 1/ε, `factor` is infinite
     constants = sum((constant.value.abs() for constant in affine.constants), like.new_zeros(()))
 
     def error(errors: tuple[Tensor, ...]) -> Tensor:
         if not factor:
             return rule.absolute(*errors)
         moved = rule.absolute(*(e + factor * z.abs() for e, z in zip(errors, values, strict=True)))
-        return ((moved + factor * constants) * wider).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return ((moved + factor * constants + lost) * wider).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     return error

@@ -158,6 +158,15 @@ def test_a_batch_gives_what_its_pictures_give_alone() -> None:
         assert torch.equal(insertion(network, x, target, shaped, batch_size=10).scores, together.scores)
 
 
+def test_a_curve_costs_its_forwards_and_no_more() -> None:
+    """n + 1 pictures, in as few batches as there can be, none of them much smaller than the others."""
+    sizes: list[int] = []
+    network = exact_network(15 * 15, seed=1)
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    x = whole_numbers(2, 1, 15, 15, low=-8, high=8, seed=1)
+    assert insertion(network, x, 0, x).scores.shape == (2, 114) and sizes == 2 * [29, 29, 29, 27]
+
+
 def test_the_kernel_is_rises() -> None:
     """The digits of the reference, and that what is convolved by it is zero beyond the border."""
     digits = {(5, 5): 0.0088326282, (0, 5): 0.0082664880, (5, 10): 0.0082664880, (0, 0): 0.0077366354}

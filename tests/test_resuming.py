@@ -178,7 +178,7 @@ def differing(folder: Path) -> dict[str, tuple[Any, str]]:
     object.__setattr__(seeded, "settings", {"seed": 1})
     return {
         "weights": (other, "models tiny"),
-        "seed": (seeded, "settings: {'seed': 0}, and now {'seed': 1}"),
+        "seed": (seeded, "settings seed: 0, and now 1;"),
         "step": (plan(folder, step=4), r"metrics insertion: Insertion\(step=8\), and now Insertion\(step=4\)"),
     }
 

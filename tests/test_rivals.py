@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,12 @@ class Functional(nn.Module):
         return self.head(relu(self.second(h) + h).flatten(1))
 
 
+@cache  # so that each is traced once
 def functional() -> tuple[nn.Module, Tensor]:
     return seeded_net(Functional, 3, 8, 7, images=3, seed=5)
 
 
+@cache
 def hookable() -> tuple[nn.Module, Tensor]:
     """A chain of distinct modules, which Captum's hooks can take."""
     build = lambda: nn.Sequential(  # noqa: E731
@@ -325,6 +328,17 @@ def test_lpr() -> None:
     plain = methods.ND()(model, x, TARGET)
     torch.testing.assert_close(methods.LPR(iterations=0)(model, x, TARGET), plain, **EXACT)
     assert (found - plain).abs().max() > 0.01 * plain.abs().max()
+
+
+@pytest.mark.parametrize("spec", ["nd", "gradcam", "dmbp:loss=none,map=complete"])
+def test_smoothed(spec: str) -> None:
+    """By scipy's filter; a map that is the same everywhere stays so; and its name makes it again."""
+    model, x = functional()
+    method = methods.parse(f"{spec}~1.5")
+    assert method == methods.Smoothed(methods.parse(spec), 1.5) == methods.parse(method.name)
+    sharp = methods.parse(spec)(model, x, TARGET)
+    expected = np.stack([[gaussian_filter(plane, 1.5) for plane in picture] for picture in sharp.numpy()])
+    torch.testing.assert_close(method(model, x, TARGET), torch.from_numpy(expected), **EXACT)
 
 
 @pytest.mark.parametrize("which", ["paper", "complete"])

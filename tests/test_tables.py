@@ -10,10 +10,9 @@ import math
 import numpy as np
 import pytest
 
-from dmbp.errors import DmbpError
 from dmbp.evaluation.bootstrap import Mean, means
-from dmbp.evaluation.measures import METRICS, metrics_of
-from dmbp.evaluation.published import TABLE_1, TABLE_2, TABLE_3, column
+from dmbp.evaluation.measures import metrics_of
+from dmbp.evaluation.published import PLACES, TABLE_1, TABLE_2, TABLE_3, column
 from dmbp.evaluation.record import Key, Results
 from dmbp.evaluation.rendering import RENDERERS
 from dmbp.evaluation.tables import Place, Study, Table, tables
@@ -92,7 +91,7 @@ def test_numbers_are_means_over_pictures_of_means_over_classes() -> None:
     cells = {title: cell.value for title, cell in zip(one.columns, one.rows[0].cells, strict=True) if cell}
     expected = {"ND": (0.3 + 0.1 + 0.4) / 3, "DMBP+": (0.3 + 0.5 + 0.45) / 3, "DMBP": (0.5 + 0.3 + 0.5) / 3}
     assert cells == pytest.approx(expected)
-    assert one.rows[0].marks == (2, 1), "the best and the second best"
+    assert (one.rows[0].best, one.rows[0].second) == ((2,), (1,))
     assert made["table-2"].columns == ("ND", "IG", "DMBP", "DMBP+")
     cim = made["table-2"].rows[1]
     assert cim.measure == "cIM" and cim.cells[0] is not None and cim.cells[0].count == 10
@@ -116,7 +115,8 @@ def test_the_papers_figures_stand_under_ours_of_the_same_network() -> None:
     made = named(tables(study(AREAS, "VOC2012", "voc:vgg16")))
     rows = made["table-1"].rows
     assert [(row.place, row.measure, row.printed) for row in rows[:4]] == [
-        ("VOC/VGG16", "IM", False), ("VOC/VGG16", "IM", True), ("VOC/VGG16", "cIM", False), ("VOC/VGG16", "cIM", True),
+        ("VOC/VGG16", "IM", False), ("VOC/VGG16†", "IM", True),
+        ("VOC/VGG16", "cIM", False), ("VOC/VGG16†", "cIM", True),
     ]  # fmt: skip
     assert [cell.value for cell in rows[1].cells if cell] == [0.36, 0.62, 0.57]
     assert sum(row.printed for row in rows) == len(TABLE_1)
@@ -141,15 +141,16 @@ def test_every_kind_of_text_holds_the_numbers(ending: str) -> None:
     assert value is not None
     if ending == "csv":
         rows = list(csv.DictReader(io.StringIO(text)))
-        wanted = {"table": "table-1", "metric": "IM", "method": "DMBP", "source": "measured"}
+        wanted = {"table": "table-1", "metric": "IM", "column": "DMBP", "source": "measured"}
         [row] = [r for r in rows if wanted.items() <= r.items()]
         assert [float(row[key]) for key in ("value", "low", "high")] == [value.value, value.low, value.high]
-        assert sum(r["source"] == "paper" for r in rows) == sum(
-            cell is not None for table in made for row in table.rows if row.printed for cell in row.cells
-        )
+        cells = [cell for table in made for row in table.rows for cell in row.cells if cell]
+        assert sum(r["source"] == "paper" for r in rows) == sum(cell.printed for cell in cells) > 10
+        assert len(rows) == len(cells)
     elif ending == "json":
-        [row] = [r for r in json.loads(text)[0]["rows"] if (r["metric"], r["source"]) == ("IM", "measured")]
-        assert row["numbers"]["DMBP"] == {"value": value.value, "low": value.low, "high": value.high, "pictures": 15}
+        [row, *_] = json.loads(text)[0]["rows"]
+        told = {"source": "measured", "value": value.value, "low": value.low, "high": value.high, "pictures": 15}
+        assert (row["row"], row["metric"], row["numbers"]["DMBP"]) == ("some/net", "IM", told)
     else:
         best = {"txt": "[0.433]", "md": "**[0.433]** ±", "tex": r"\textbf{[0.433]}\,{\tiny $\pm$"}[ending]
         assert best in text
@@ -166,15 +167,29 @@ def test_a_wide_table_is_told_in_blocks() -> None:
 def test_the_papers_tables_are_whole() -> None:
     assert (len(TABLE_1), len(TABLE_2), len(TABLE_3)) == (6, 6, 4)
     assert {line.figures["DMBP"] for line in TABLE_3} == {0.02, -0.03, 0.0}
-    grad = {(line.place, line.metric): line.figures["ND"] for line in TABLE_2}
-    assert grad["VOC/RN50", "cIM"] == 0.15 and grad["ImNet/RN50", "IM"] == 0.26
-    # As the paper averages its Table 2, to its two digits; of FG and BIG its printed average is another one.
-    average = {title: np.mean([line.figures[title] for line in TABLE_2]) for title in TABLE_2[0].figures}
-    assert average["DMBP"] == pytest.approx(0.42, abs=0.03) and average["GC"] == pytest.approx(0.37, abs=0.03)
+    averages = dict(zip(TABLE_2[0].figures, PRINTED, strict=True))
+    for title, printed in averages.items():  # which the paper prints below its Table 2, and rounds
+        assert np.mean([line.figures[title] for line in TABLE_2]) == pytest.approx(printed, abs=0.00501), title
+    for line in TABLE_1 + TABLE_2 + TABLE_3:
+        assert line.place in PLACES.values() and line.metric in ("IM", "cIM", "correlation")
 
 
-def test_metrics_have_names_and_steps() -> None:
-    made = metrics_of(list(METRICS), 7)
-    assert [getattr(metric, "step", None) for metric in made.values()] == [7, 7, 7, None, None]
-    with pytest.raises(DmbpError, match="there is no metric 'im'; there are insertion, cim, deletion, localization"):
-        metrics_of(["im"], None)
+PRINTED = (0.23, 0.27, 0.34, 0.22, 0.26, 0.28, 0.34, 0.27, 0.31, 0.32, 0.37, 0.42)
+
+
+def test_table_3_has_a_row_for_each_method() -> None:
+    results = Results()
+    for method, values in {"guided-backprop": (0.9, 0.7), "dmbp": (0.1, -0.2)}.items():
+        for n, value in enumerate(values):
+            results.values[Key("voc:vgg16", method, f"p{n}")] = {"randomization": [{"mean": value, "layers": [value]}]}
+    names = {name: column(name) for name in ("guided-backprop", "dmbp")}
+    place = Place("VOC2012", "voc:vgg16", ("p0", "p1"))
+    made = tables(Study((place,), names, metrics_of(["randomization"], None), results))
+    table = named(made)["table-3"]
+    assert table.columns == ("VOC/VGG16", "VOC/VGG16†", "VOC/RN50†", "ImNet/VGG16†", "ImNet/RN50†")
+    assert [(row.place, row.measure) for row in table.rows] == [("GBp", "correlation"), ("DMBP", "correlation")]
+    found = [[cell.value for cell in row.cells if cell] for row in table.rows]
+    assert found == [pytest.approx([0.8, 0.99, 0.99, 0.99, 0.99]), pytest.approx([-0.05, 0.02, -0.03, 0.0, 0.0])]
+    assert table.rows[1].best == (0, 1, 2, 3, 4) and table.rows[0].best == ()
+    text = RENDERERS["txt"]([table])
+    assert "[-0.050] ±" in text and "0.99" in text

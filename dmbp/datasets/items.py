@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -139,11 +138,6 @@ class Pictures:
     def __repr__(self) -> str:
         left_out = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"Pictures({self.family!r}: {len(self.items)} pictures{left_out})"
-
-    def digest(self) -> str:
-        """Of names and targets, in order; the pictures themselves have their own."""
-        listed = json.dumps([[item.name, item.targets] for item in self.items])
-        return hashlib.sha256(listed.encode()).hexdigest()
 
     def check_targets(self, classes: int) -> Pictures:
         """The same. Raises `DmbpError` where there is no picture at all, or a class that the network does not have."""

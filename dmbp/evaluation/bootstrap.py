@@ -16,12 +16,20 @@ LEVEL = 95  # percent
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `count` pictures, and its interval of 95 %; all NaN where there is none."""
+    """A mean over `count` pictures, and its interval of 95 %; all NaN where there is none.
+
+    A figure of the paper, which tells no interval and no count, has the count 0.
+    """
 
     value: float
     low: float
     high: float
     count: int
+
+    @property
+    def printed(self) -> bool:
+        """Whether this is a figure of the paper."""
+        return self.count == 0
 
     @property
     def spread(self) -> float:

@@ -16,11 +16,13 @@ Classes = int | Sequence[int] | Tensor
 
 
 def check_network(network: nn.Module) -> None:
-    """Raise DmbpError unless it is a module in eval mode."""
+    """Raise DmbpError unless it is a module in eval mode, with all that is in it."""
     if not isinstance(network, nn.Module):
         raise DmbpError(f"expected a torch.nn.Module, not {type(network).__name__} (of a dmbp Model: model.network)")
-    if network.training:
-        raise DmbpError("the network is in training mode, where its scores depend on the batch: call network.eval()")
+    training = [name for name, module in network.named_modules() if module.training]
+    if training:
+        where = f"'{training[0]}' of the network" if training[0] else "the network"
+        raise DmbpError(f"{where} is in training mode, where scores depend on the batch or chance: call network.eval()")
 
 
 def check_pictures(x: Tensor) -> None:

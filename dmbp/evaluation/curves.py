@@ -13,8 +13,9 @@ ground-truth classes: what speaks against one class should be what shows another
 pixels go to zero, the mean colour of the network's input space, in descending order.
 
 Other people's numbers are others. RISE itself explains and scores the class of the highest probability, and leaves the
-order of equal pixels to chance. torch-cam inserts in 20 intervals from zeros; Xplique in 10 steps from a baseline of 0.
-These steps and starts can be had here, by `step` and `baseline`, and are then to be told beside the number.
+order of equal pixels to chance. torch-cam inserts in 20 intervals from zeros; Xplique in 10 steps from a baseline of 0,
+and takes the network's output itself unless a probability is asked for. These steps and starts can be had here, by
+`step` and `baseline`, and are then to be told beside the number.
 
 Ties. Pixels of equal value are put in row by row (a stable sort). Where a step cuts through them, its score hangs on
 that choice. `lower` and `upper` are proved bounds: whatever the order of equal pixels, the area lies between them, as a

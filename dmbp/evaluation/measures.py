@@ -63,12 +63,14 @@ class Metric(ABC):
     """A metric and its options.
 
     `title` heads its row in a table; `quantities` are the numbers of it that a table shows, by the words that follow
-    the title; `better` is 1 where more is better, −1 where less is, and 0 where zero is.
+    the title; `better` is 1 where more is better, −1 where less is, and 0 where zero is; `needs` says
+    what it has a meaning for.
     """
 
     title: ClassVar[str]
     quantities: ClassVar[dict[str, str]] = {"area": ""}
     better: ClassVar[int] = 1
+    needs: ClassVar[str] = "a picture that can be read"
 
     @abstractmethod
     def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
@@ -96,6 +98,7 @@ class ComplementaryInsertion(Metric):
 
     step: int | None = None
     title: ClassVar[str] = CIM
+    needs: ClassVar[str] = "pictures of several classes, such as photo-pairs:DATA"
 
     def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
         several = [r for r, others in enumerate(rows.others) if others]
@@ -127,6 +130,7 @@ class Localization(Metric):
     """Of pictures made of two halves: positive evidence in the own half, negative in the other."""
 
     title: ClassVar[str] = "localization"
+    needs: ClassVar[str] = "pictures made of two halves, such as digit-pairs or photo-pairs:DATA"
     quantities: ClassVar[dict[str, str]] = {"positive": "positive, own half", "negative": "negative, other half"}
 
     def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
@@ -170,11 +174,16 @@ class Randomization(Metric):
     order: str = "last"
     seed: int = 0
     title: ClassVar[str] = CORRELATION
+    needs: ClassVar[str] = "maps that are not constant"
     quantities: ClassVar[dict[str, str]] = {"mean": ""}
     better: ClassVar[int] = 0
 
     def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
-        drawn = layer_randomization(method, rows.network, rows.x, rows.targets, order=self.order, seed=self.seed)
+        def explained(network: nn.Module, x: Tensor, target: Any) -> Tensor:
+            """The maps of the network as it is are there already."""
+            return maps if network is rows.network else method(network, x, target)
+
+        drawn = layer_randomization(explained, rows.network, rows.x, rows.targets, order=self.order, seed=self.seed)
         return [
             {"mean": _number(column.nanmean().item()), "layers": [_number(value) for value in column.tolist()]}
             for column in drawn.correlations.unbind(1)

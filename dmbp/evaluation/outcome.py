@@ -73,6 +73,8 @@ def told(plan: Plan, evaluation: Evaluation) -> list[str]:
                 if (key.model, key.method) == (name, method.name) and key.picture in names
             }
             lines += _some(f"{name}: {method.name} failed on", failed)
+        for metric in evaluation.study.without_numbers(name):
+            lines.append(f"{name}: {metric} has no number here: it needs {plan.metrics[metric].needs}")
     work = f"{counted(evaluation.computed, 'map')} in {evaluation.whole_seconds:.1f} s"
     methods, scores = evaluation.methods_seconds, evaluation.scores_seconds
     lines.append(f"made and judged {work}: methods {methods:.1f} s, scores {scores:.1f} s ({evaluation.at_work:.0%})")

@@ -82,9 +82,8 @@ def layer_randomization(
 def redraw(layer: nn.Module, generator: torch.Generator) -> None:
     """Each parameter of the layer itself from N(0, mean square of what it was)."""
     for parameter in layer.parameters(recurse=False):
-        size = parameter.double().square().mean().sqrt()
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
-        parameter.copy_(size * drawn)
+        size = parameter.detach().cpu().double().square().mean().sqrt()
+        parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
 def weighted_layers(network: nn.Module, x: Tensor) -> list[str]:

@@ -50,12 +50,12 @@ class Results:
     def check(self, made: Mapping[str, Any]) -> None:
         """Raise DmbpError, naming what differs, where something here was made differently from `made`."""
         for found in self.headers:
-            for name in sorted(set(found) | set(made)):
-                if differing := _difference(name, found.get(name), made.get(name)):
-                    raise DmbpError(
-                        f"this folder holds results that were made differently: {differing}; give another folder with "
-                        "--out, or the same settings"
-                    )
+            names = sorted(set(found) | set(made))
+            if differing := [words for name in names for words in _differences(name, found.get(name), made.get(name))]:
+                raise DmbpError(
+                    f"this folder holds results that were made differently: {'; '.join(differing)}; give another "
+                    "folder with --out, or the same settings"
+                )
 
     def check_picture(self, model: str, picture: str, digest: str, targets: tuple[int, ...]) -> None:
         """Raise DmbpError where this picture, for this model, was another one when its results were made."""
@@ -68,13 +68,13 @@ class Results:
             )
 
 
-def _difference(name: str, found: Any, made: Any) -> str:
-    """What differs between two headers under one name, in words; nothing where it agrees."""
-    if name in EACH:
-        common = sorted(set(found or ()) & set(made or ()))
-        parts = [f"{name} {key}: {found[key]}, and now {made[key]}" for key in common if found[key] != made[key]]
-        return "; ".join(parts)
-    return "" if found == made else f"{name}: {found}, and now {made}"
+def _differences(name: str, found: Any, made: Any) -> list[str]:
+    """What differs between two headers under one name, in words."""
+    if not (isinstance(found, Mapping) and isinstance(made, Mapping)):
+        return [] if found == made else [f"{name}: {found}, and now {made}"]
+    keys = set(found) & set(made) if name in EACH else set(found) | set(made)
+    pairs = ((key, found.get(key), made.get(key)) for key in sorted(keys))
+    return [f"{name} {key}: {old}, and now {new}" for key, old, new in pairs if old != new]
 
 
 def read_results(folder: Path) -> Results:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dmbp.evaluation.bootstrap import Mean
-from dmbp.evaluation.tables import Row, Table
+from dmbp.evaluation.tables import DAGGER, Row, Table
 
 WIDTH = 120  # characters of a line of text; more columns go below
 FEW = 10  # pictures: an interval of fewer is not to be believed
-HEAD = ("data/network", "metric")
 
 
 def as_text(tables: Sequence[Table]) -> str:
@@ -24,10 +23,7 @@ def as_text(tables: Sequence[Table]) -> str:
 
 
 def _text(table: Table) -> str:
-    body = [
-        _named(row, "†") + tuple(_marked(table, row, k, TEXT) for k in range(len(table.columns))) for row in table.rows
-    ]
-    grid = [(*HEAD, *table.columns), *body]
+    grid = [(*table.head, *table.columns), *(_line(table, row, TEXT) for row in table.rows)]
     widths = [max(len(line[k]) for line in grid) for k in range(len(grid[0]))]
     blocks = "\n\n".join(_block(grid, widths, columns) for columns in _columns(widths))
     return "\n".join([table.title, "", blocks, "", *table.notes])
@@ -62,11 +58,8 @@ def as_markdown(tables: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    rows = [("DB/Model", "Metric", *table.columns), ("---", "---", *["---:"] * len(table.columns))]
-    for row in table.rows:
-        rows.append(
-            _named(row, " (paper)") + tuple(_marked(table, row, k, MARKDOWN) for k in range(len(table.columns)))
-        )
+    rows = [(*table.head, *table.columns), ("---", "---", *["---:"] * len(table.columns))]
+    rows += [_line(table, row, MARKDOWN) for row in table.rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in rows]
     notes = [f"- {note}" for note in table.notes]
     return "\n".join([f"### {table.title}", "", *lines, "", *notes, ""])
@@ -78,11 +71,10 @@ def as_latex(tables: Sequence[Table]) -> str:
 
 
 def _latex(table: Table) -> str:
-    lines = [" & ".join(["DB/Model", "Metric", *map(_escaped, table.columns)]) + r" \\", r"\midrule"]
+    lines = [" & ".join([*table.head, *map(_escaped, table.columns)]) + r" \\", r"\midrule"]
     for row in table.rows:
-        head = [_escaped(part) for part in _named(row, "†")]
-        cells = [_marked(table, row, k, LATEX) for k in range(len(table.columns))]
-        lines.append(" & ".join([*head, *cells]) + r" \\")
+        place, measure, *cells = _line(table, row, LATEX)
+        lines.append(" & ".join([_escaped(place), _escaped(measure), *cells]) + r" \\")
     notes = [f"% {note}" for note in table.notes]
     columns = "ll" + "r" * len(table.columns)
     return "\n".join(
@@ -95,14 +87,14 @@ def as_csv(tables: Sequence[Table]) -> str:
     """For a spreadsheet: one line a number, of all tables, in full precision."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", "data/network", "metric", "source", "method", "value", "low", "high", "pictures"])
+    writer.writerow(["table", "row", "metric", "column", "source", "value", "low", "high", "pictures"])
     for table in tables:
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
                 if cell is not None:
-                    bounds = ["", "", ""] if row.printed else [cell.low, cell.high, cell.count]
-                    source = "paper" if row.printed else "measured"
-                    writer.writerow([table.name, row.place, row.measure, source, column, cell.value, *bounds])
+                    bounds = ["", "", ""] if cell.printed else [cell.low, cell.high, cell.count]
+                    head = [table.name, row.place.removesuffix(DAGGER), row.measure, column.removesuffix(DAGGER)]
+                    writer.writerow([*head, _source(cell), cell.value, *bounds])
     return stream.getvalue()
 
 
@@ -114,17 +106,24 @@ def as_json(tables: Sequence[Table]) -> str:
 def _object(table: Table) -> dict[str, Any]:
     rows = [
         {
-            "data/network": row.place, "metric": row.measure, "source": "paper" if row.printed else "measured",
-            "numbers": {column: _number(cell) for column, cell in zip(table.columns, row.cells, strict=True) if cell},
+            "row": row.place.removesuffix(DAGGER), "metric": row.measure,
+            "numbers": {
+                column.removesuffix(DAGGER): _number(cell)
+                for column, cell in zip(table.columns, row.cells, strict=True) if cell
+            },
         }
         for row in table.rows
     ]  # fmt: skip
     return {"name": table.name, "title": table.title, "rows": rows, "notes": list(table.notes)}
 
 
-def _number(cell: Mean) -> dict[str, float]:
-    held = {"value": cell.value, "low": cell.low, "high": cell.high, "pictures": cell.count}
-    return {name: number for name, number in held.items() if cell.count or name == "value"}
+def _source(cell: Mean) -> str:
+    return "paper" if cell.printed else "measured"
+
+
+def _number(cell: Mean) -> dict[str, Any]:
+    interval = {} if cell.printed else {"low": cell.low, "high": cell.high, "pictures": cell.count}
+    return {"source": _source(cell), "value": cell.value, **interval}
 
 
 RENDERERS: dict[str, Callable[[Sequence[Table]], str]] = {
@@ -139,24 +138,27 @@ TEXT, MARKDOWN, LATEX = (
 )
 
 
+def _line(table: Table, row: Row, style: tuple[str, str, str]) -> tuple[str, ...]:
+    """The cells of a row, its two words first."""
+    return row.place, row.measure, *(_marked(table, row, k, style) for k in range(len(table.columns)))
+
+
 def _marked(table: Table, row: Row, column: int, style: tuple[str, str, str]) -> str:
     cell = row.cells[column]
     if cell is None:
         return ""
     best, second, spread = style
-    digits = 2 if row.printed else 3
+    digits = 2 if cell.printed else 3
     rounded = round(cell.value, digits) + 0.0  # which is no −0
     number = f"{rounded:+.{digits}f}" if table.signed else f"{rounded:.{digits}f}"
-    if column in row.marks:
-        number = (best, second)[row.marks.index(column)].format(number)
+    if column in row.best:
+        number = best.format(number)
+    elif column in row.second:
+        number = second.format(number)
     if math.isfinite(cell.spread):
         number += spread.format(f"{cell.spread:.3f}")
     excluded = table.signed and cell.count >= FEW and (cell.low > 0 or cell.high < 0)
     return number + ("*" if excluded else "")
-
-
-def _named(row: Row, printed: str) -> tuple[str, str]:
-    return (row.place + (printed if row.printed else ""), row.measure)
 
 
 def _escaped(text: str) -> str:

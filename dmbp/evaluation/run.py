@@ -10,6 +10,7 @@ import hashlib
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -36,6 +37,7 @@ from dmbp.runs.memory import is_out_of_memory
 from dmbp.runs.shelf import digest
 from linreg import LinregError
 
+TOLD = 5  # failures of a method, as they come; the end tells how many there were
 PACKAGES = ("linreg-dmbp", "torch", "numpy", "captum", "saliency", "pillow")  # which the numbers may hang on
 
 
@@ -164,6 +166,7 @@ def evaluate(plan: Plan, out: Path, ranks: Ranks | None = None) -> Evaluation | 
     made = plan.made()
     before = ranks.share(read_results(out) if ranks.first else None)
     before.check(made)
+    _check_alike(ranks.all(made))
     _check_pictures(plan, before, ranks)
     jobs = _jobs(plan, before)
     mine = jobs[ranks.rank :: ranks.world]
@@ -209,6 +212,16 @@ def _missing(plan: Plan, before: Results, subject: Subject, method: Method, item
     return [metric for metric in plan.metrics if metric not in there]
 
 
+def _check_alike(made: list[dict[str, Any]]) -> None:
+    """Raise DmbpError where processes of one evaluation would make different numbers."""
+    for rank, other in enumerate(made):
+        if other != made[0]:
+            names = ", ".join(name for name in other if other[name] != made[0].get(name))
+            raise DmbpError(
+                f"rank {rank} differs from rank 0 in {names}: start all processes alike, on one kind of device"
+            )
+
+
 def _check_pictures(plan: Plan, before: Results, ranks: Ranks) -> None:
     """Raise DmbpError where a result that is there is of another picture; each process looks at its share of them."""
     for subject in plan.subjects:
@@ -229,6 +242,7 @@ class Worker:
     bar: Any
     out: Path
     computed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
 
     def run(self, job: Job) -> None:
         """All methods and metrics that the picture lacks."""
@@ -272,7 +286,9 @@ class Worker:
             ) from error
         reason = str(error) if isinstance(error, LinregError) else f"{type(error).__name__}: {error}"
         self._append(job, "failed", method=method.name, reason=reason)
-        tqdm.write(f"dmbp: failed: {method.name} on {job.item.name}: {reason}", file=sys.stderr)
+        self.failures[method.name] += 1
+        if self.failures[method.name] <= TOLD:
+            tqdm.write(f"dmbp: failed: {method.name} on {job.item.name}: {reason}", file=sys.stderr)
 
     def _append(self, job: Job, kind: str, **held: Any) -> None:
         self.writer.append({"kind": kind, "model": job.subject.model.name, "picture": job.item.name, **held})

@@ -6,7 +6,7 @@ Index letters: n pictures, k methods.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,15 +21,19 @@ from linreg.text import counted
 class Row:
     """One line of a table: what it is of, and a number for each column, None where there is none.
 
-    `marks` holds the best column, and the second best, where the line is of ours; `printed` is true of the paper's
-    figures, which come without an interval.
+    `place` and `measure` are the words of the first two columns; `best` and `second` are the columns to be marked so.
     """
 
     place: str
     measure: str
     cells: tuple[Mean | None, ...]
-    marks: tuple[int, ...] = ()
-    printed: bool = False
+    best: tuple[int, ...] = ()
+    second: tuple[int, ...] = ()
+
+    @property
+    def printed(self) -> bool:
+        """Whether all its figures are the paper's."""
+        return all(cell is None or cell.printed for cell in self.cells)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     signed: bool = False
+    head: tuple[str, str] = ("data/network", "metric")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class Study:
     metrics: Mapping[str, Metric]
     results: Results
 
+    def without_numbers(self, model: str) -> list[str]:
+        """The metrics that have no number for any picture of this network."""
+        kept = [found for key, found in self.results.values.items() if key.model == model]
+        return [metric for metric in self.metrics if not any(any(found.get(metric, ())) for found in kept)]
+
     def values(self, place: Place, metric: str, quantity: str) -> np.ndarray:
         """(n, k): of each picture the mean over its classes, NaN where there is no such number."""
         made = np.full((len(place.pictures), len(self.methods)), np.nan)
@@ -88,9 +98,7 @@ def tables(study: Study, reference: str | None = None) -> list[Table]:
     ablations = [title for title in TABLE_1[0].figures if title in titles]
     made = [
         _table(study, "table-2", "Table 2: comparison of methods", _in_order(titles), CURVES, TABLE_2),
-        _table(
-            study, "table-3", "Table 3: rank correlation with the maps of a redrawn network", titles, REDRAWN, TABLE_3
-        ),
+        _turned(_table(study, "table-3", TITLE_3, titles, REDRAWN, TABLE_3)),
         _table(study, "further", "Further metrics", titles, _further(study), ()),
     ]
     if len(ablations) > 1:
@@ -126,7 +134,7 @@ def _table(
             cells = _cells(study, place, metric, quantity, columns)
             if not any(cells):
                 continue
-            rows.append(Row(place.title, measure, cells, _marks(cells, study.metrics[metric].better)))
+            rows.append(Row(place.title, measure, cells, *_ranked(cells, study.metrics[metric].better)))
             same = [line for line in rest if (line.place, line.metric) == (place.title, measure)]
             rows += [_printed(line, columns) for line in same]
             rest = [line for line in rest if line not in same]
@@ -135,7 +143,9 @@ def _table(
     return Table(name, title, tuple(columns), (*rows, *(row for row in others if any(row.cells))), notes)
 
 
-PRINTED = "Rows marked † are the figures that the paper prints, on its own networks and data; they have no interval."
+DAGGER = "†"
+TITLE_3 = "Table 3: rank correlation with the maps of a network whose last layer is redrawn"
+PRINTED = "† marks the figures that the paper prints, of its own networks and data; they have no interval."
 
 
 def _quantities(study: Study, measures: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -156,10 +166,21 @@ def _cells(study: Study, place: Place, metric: str, quantity: str, columns: Sequ
 def _printed(line: Published, columns: Sequence[str]) -> Row:
     figures = [line.figures.get(column) for column in columns]
     cells = tuple(None if figure is None else Mean(figure, np.nan, np.nan, 0) for figure in figures)
-    return Row(line.place, line.metric, cells, _marks(cells, 0 if line.metric == CORRELATION else 1), printed=True)
+    return Row(line.place + DAGGER, line.metric, cells, *_ranked(cells, 0 if line.metric == CORRELATION else 1))
 
 
-def _marks(cells: Sequence[Mean | None], better: int) -> tuple[int, ...]:
+def _turned(table: Table) -> Table:
+    """With a row for each method, and a column for each network, as the paper's Table 3."""
+    rows = []
+    for k, title in enumerate(table.columns):
+        cells = tuple(row.cells[k] for row in table.rows)
+        best = tuple(place for place, row in enumerate(table.rows) if row.best == (k,))
+        rows.append(Row(title, CORRELATION, cells, best))
+    columns = tuple(row.place for row in table.rows)
+    return replace(table, columns=columns, rows=tuple(rows), head=("method", "metric"))
+
+
+def _ranked(cells: Sequence[Mean | None], better: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The best column and the second best, where there are at least two."""
 
     def merit(column: int) -> float:
@@ -168,7 +189,10 @@ def _marks(cells: Sequence[Mean | None], better: int) -> tuple[int, ...]:
         return better * cell.value if better else -abs(cell.value)
 
     filled = [column for column, cell in enumerate(cells) if cell is not None]
-    return tuple(sorted(filled, key=merit, reverse=True)[:2]) if len(filled) > 1 else ()
+    first, second, *_ = [*sorted(filled, key=merit, reverse=True), None, None]
+    if first is None or second is None:
+        return (), ()
+    return (first,), (second,)
 
 
 def _differences(study: Study, reference: str) -> Table:

@@ -2,7 +2,8 @@
 
 The standard model of floating-point arithmetic, fl(a ∘ b) = (a ∘ b)(1 + δ) with |δ| ≤ u, gives for a sum of products in
 any order |fl(Σ a_i b_i) − Σ a_i b_i| ≤ γ_n Σ |a_i| |b_i|, γ_n = n u / (1 − n u), where no term meets more than n
-roundings (Higham, Accuracy and Stability of Numerical Algorithms, Secs. 2.2, 3.1). It holds barring underflow, and for
+roundings (Higham, Accuracy and Stability of Numerical Algorithms, Secs. 2.2, 3.1). A product that underflows misses
+that by no more than `underflow`, whatever its size: to what n roundings lose, n times that is added. All of it is for
 kernels that multiply and add: not for Winograd's or FFT convolutions.
 """
 
@@ -27,6 +28,19 @@ def gamma(n: float, like: Tensor) -> float:
         return inf
     sums = n * unit / (1 - n * unit)
     return sums if n < 2 or not _uses_tf32(like) else (1 + sums) * (1 + 2**-11) ** 2 - 1
+
+
+def underflow(like: Tensor) -> float:
+    """The most that a rounding loses where its result is too small for the standard model, in the arithmetic of `like`.
+
+    The smallest normal number, which hardware may replace by 0; in float16, where that is 6e-5, and where the device
+    keeps smaller numbers, the smallest of these.
+    """
+    least = torch.finfo(like.dtype)
+    if like.dtype != torch.float16:
+        return least.smallest_normal
+    kept = like.new_full((), least.smallest_normal) * 0.5
+    return least.smallest_normal * (least.eps if kept.item() else 1)
 
 
 def widening(n: float, like: Tensor) -> float:

@@ -19,6 +19,7 @@ from dmbp.evaluation.methods.listed import METHODS, parse
 from dmbp.evaluation.methods.lpr import LPR
 from dmbp.evaluation.methods.method import Method
 from dmbp.evaluation.methods.rise import RISE
+from dmbp.evaluation.methods.smoothed import Smoothed
 
 __all__ = [
     "DMBP",
@@ -36,5 +37,6 @@ __all__ = [
     "IntegratedGradients",
     "Method",
     "SmoothGrad",
+    "Smoothed",
     "parse",
 ]

@@ -74,8 +74,8 @@ def _absolute(lin: Linearization, target: Tensor) -> Tensor:
     total = torch.zeros_like(lin.input[:, :1])
     for term in terms(lin, target):
         if term.dim() == lin.input.dim():
-            mode = MODES[len(picture)]
-            total += F.interpolate(unit(term), size=picture, mode=mode, align_corners=True).sum(1, keepdim=True)
+            summed = unit(term).sum(1, keepdim=True)  # before they are enlarged, which is linear
+            total += F.interpolate(summed, size=picture, mode=MODES[len(picture)], align_corners=True)
     return total
 
 

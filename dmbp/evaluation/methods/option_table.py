@@ -14,7 +14,10 @@ The rivals of the paper's Section 4, and DMBP, as `dmbp.evaluation.methods` has 
 `method(network, x, target)`. The paper sets its rivals to "the default values suggested in the original papers" and
 names none of them; here each default has its source. *× x* says whether a map is multiplied by the picture, as the
 paper multiplies all that is made of gradients (Section 3). *Colours*: with own values for each colour, a map is summed
-over them to rank pixels. *Sign*: no absolute value is taken but where a method's authors define it so."""
+over them to rank pixels. *Sign*: no absolute value is taken but where a method's authors define it so.
+
+Insertion rewards smooth maps, so a sharp map is to be compared with its blurred self too: `nd~4` is the map of `nd`
+blurred by a Gaussian of 4 pixels, and so for all."""
 METHOD_HEADS = ("name", "method", "source", "× x", "colours", "sign")
 OPTION_HEADS = ("method", "option", "default", "what it is", "source of the default")
 

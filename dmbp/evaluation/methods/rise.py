@@ -34,9 +34,9 @@ class RISE(Method):
     colours: ClassVar[str] = "none"
     sign: ClassVar[str] = "no negative values"
 
-    masks: int = option(4000, "how many", "Petsiuk et al., for VGG-16 (8000 for a ResNet-50)")
-    cells: int = option(8, "of the grid, along each axis", REFERENCE)
-    p1: float = option(0.5, "the probability that a cell is kept", "Petsiuk et al.")
+    masks: int = option(4000, "how many", "Petsiuk et al., for VGG-16 (for a ResNet-50, and in TorchRay: 8000)")
+    cells: int = option(8, "of the grid, along each axis", "the authors' code (TorchRay: 7)")
+    p1: float = option(0.5, "the probability that a cell is kept", "Petsiuk et al. (the authors' script: 0.1)")
     probability: str = option("softmax", "softmax, or sigmoid for networks of several labels", REFERENCE)
     seed: int = option(0, "of the masks", OURS)
     batch_size: int = option(64, TOGETHER, OURS, decides=False)
