@@ -170,6 +170,12 @@ def check(model: nn.Module, example: Given, fixed: Fixed = None) -> Arguments:
         _check_weights(model, value)
         if value.shape[0] == 0 or not value.isfinite().all():
             raise LinregError("the example must hold at least one input, and finite numbers only")
+    for name, value in given.data.items():
+        if (value.dtype, value.device) != (given.first.dtype, given.first.device):
+            first = f"{given.first.dtype} on {given.first.device}"
+            raise LinregError(
+                f"all data must be of one dtype and device, {first}; '{name}' is {value.dtype} on {value.device}"
+            )
     for entry in given.inputs.fixed:
         check_fixed(entry, given.held[entry.name], len(given), given.first.device)
     return given
