@@ -140,9 +140,8 @@ def explain_all(
         if not (first := list(islice(tensors, batch_size or 1))):
             return
         graph = graph_of(model, first, fixed)
-        size = _size(graph, batch_size)
         bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
-        batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
+        batches = Batches(graph, options, shelf and shelf.of(graph), bar, _size(graph, batch_size))
         try:
             yield from batches.run(_questions(graph, chain(first, tensors), count, targets))
         finally:

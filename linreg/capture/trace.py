@@ -87,14 +87,17 @@ def trace(
     """
     given = check(model, example, fixed)
     check_pieces(nonlinear, pieces)
-    options = (fuse, output, pieces if nonlinear else None)
+    return _taken(model, given, (fuse, output, pieces if nonlinear else None))
+
+
+def _taken(model: nn.Module, given: Arguments, options: tuple[bool, str | int | None, int | None]) -> OperatorGraph:
+    """As it looks, or with all that is fixed one for all images: by its size alone it may look each image's own."""
     try:
         return _traced(model, given, *options)
     except LinregError:
-        if given.shared == given.fixed:
-            raise
-        with suppress(LinregError):  # what is fixed may look as if it were each image's own, by its size alone
-            return _traced(model, given.sharing_all(), *options)
+        if given.shared != given.fixed:
+            with suppress(LinregError):
+                return _traced(model, given.sharing_all(), *options)
         raise
 
 
