@@ -104,10 +104,9 @@ def explain_all(
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
     needed. Of a network of several inputs they are a dict of tensors (M, …) by name, or an iterable of dicts of tensors
-    (…); `fixed` is that of `linreg.trace`, and what it names may be one for all images. `targets` is one target for all
-    (a class, weights of the output, None for the one score that there is), or an iterable of one for each image. The
-    options, `iterations` to `compiled`, are told in `Options`; `options` gives them as one value, in which those given
-    by a word of their own are changed.
+    (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target for all (a class, weights of
+    the output, None for the one score that there is), or an iterable of one for each image. The options are told in
+    `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
     The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
     footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
@@ -140,8 +139,9 @@ def explain_all(
         if not (first := list(islice(tensors, batch_size or 1))):
             return
         graph = graph_of(model, first, fixed)
+        size = _size(graph, batch_size)
         bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
-        batches = Batches(graph, options, shelf and shelf.of(graph), bar, _size(graph, batch_size))
+        batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
             yield from batches.run(_questions(graph, chain(first, tensors), count, targets))
         finally:
