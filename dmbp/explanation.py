@@ -60,10 +60,7 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    if isinstance(model, OperatorGraph) and fixed is not None:
-        raise DmbpError(
-            "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
-        )
+    check_known(model, fixed)
     graph = model if isinstance(model, OperatorGraph) else trace(model, x, fixed=fixed)
     lin, target = graph.linearize(x), held(target)
     kept: dict[int, Any] = {}
@@ -92,6 +89,14 @@ def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: 
         split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
         learned.interrupted, learned.seconds, snapshots, options,
     )  # fmt: skip
+
+
+def check_known(model: nn.Module | OperatorGraph, fixed: Fixed) -> None:
+    """Raise DmbpError where a graph, which knows its fixed inputs, is told of them again."""
+    if isinstance(model, OperatorGraph) and fixed is not None:
+        raise DmbpError(
+            "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
+        )
 
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:

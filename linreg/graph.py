@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from linreg.approximation import Approximation
 from linreg.errors import LinregError
 from linreg.inputs import INPUT as INPUT
-from linreg.inputs import Given, Input, Inputs, check_data, check_fixed, images_of
+from linreg.inputs import Given, Input, Inputs, check_bound, check_data
 from linreg.inputs import check_shape as check_shape
 from linreg.operators import Affine, Gate, Operator
 from linreg.operators.given import Conditions
@@ -126,19 +126,9 @@ class OperatorGraph:
         A fixed input that is another for each image makes it a network of so many images. Raises LinregError where one
         is missing, unknown, or does not fit.
         """
-        entries = {entry.name: entry for entry in self.inputs.fixed}
-        if set(fixed) != set(entries):
-            listed = [", ".join(map(repr, names)) or "none" for names in (entries, fixed)]
-            raise LinregError(f"the fixed inputs of this network are {listed[0]}, not {listed[1]}")
-        each = [len(fixed[name]) for name, entry in entries.items() if entry.each and fixed[name].dim()]
-        images = max(each, default=self.batch or 1)
-        values = {name: check_fixed(entry, fixed[name], images, self.device) for name, entry in entries.items()}
-        made = self.conditions.operators(values, images if each else self.batch)
-        nodes = tuple(replace(node, operator=made.get(node.name, node.operator)) for node in self.nodes)
-        return replace(
-            self, nodes=nodes, batch=images if each else self.batch, signature=self.inputs.without(*entries),
-            conditions=Conditions(), bound=values,
-        )  # fmt: skip
+        from linreg.binding import bind
+
+        return bind(self, fixed)
 
     def take(self, given: Given) -> tuple[OperatorGraph, Tensor]:
         """The graph, bound to the fixed inputs if there are any, and what is given as data: one tensor, or the row.
@@ -146,22 +136,9 @@ class OperatorGraph:
         `given` are the inputs in order or by name; for a network of data alone also the row itself, (N, *input_shape).
         Raises LinregError where one does not fit.
         """
-        several = self.inputs.several and not (isinstance(given, Tensor) and given.shape[1:] == self.input_shape)
-        is_one = isinstance(given, Tensor) and not (several or self.inputs.fixed)
-        if self.signature is None or is_one:
-            x: Any = self.inputs.named(given)[INPUT] if isinstance(given, Mapping | tuple) else given
-            self.check(x)
-            return self, x
-        named = self.inputs.named(given)
-        for entry in self.inputs.data:
-            what = f"the input '{entry.name}'" if len(self.inputs) > 1 else "the input"
-            check_data(named[entry.name], entry.shape, self.batch, self.dtype, self.device, what)
-        images = images_of(named, self.inputs)
-        graph = self
-        if self.inputs.fixed:
-            fixed = {e.name: check_fixed(e, named[e.name], images, self.device) for e in self.inputs.fixed}
-            graph = self.bind(fixed)
-        return graph, self.inputs.row(named)
+        from linreg.binding import take
+
+        return take(self, given)
 
     @plain()
     def linearize(self, x: Given) -> Linearization:
@@ -301,6 +278,8 @@ class OperatorGraph:
 
     def check(self, x: Tensor) -> None:
         """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
+        if self.bound and isinstance(x, Tensor) and x.dim():
+            check_bound(self.batch, len(x))
         check_data(x, self.input_shape, self.batch, self.dtype, self.device)
 
     def summary(self) -> str:

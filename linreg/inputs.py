@@ -168,6 +168,15 @@ def check_data(
         raise LinregError(f"{what} holds NaN or infinite values: a linear region needs finite numbers")
 
 
+def check_bound(batch: int | None, images: int) -> None:
+    """Raise LinregError unless a graph that is bound to the fixed inputs of `batch` images is given as many."""
+    if batch not in (None, images):
+        raise LinregError(
+            f"this graph is bound to the fixed inputs of {batch} images, and is given {images}: linearize the graph "
+            "that was traced, with the fixed inputs of these"
+        )
+
+
 def images_of(named: Mapping[str, Tensor], inputs: Inputs) -> int:
     """How many images there are. Raises LinregError where the data inputs do not agree on it."""
     counts = {entry.name: len(named[entry.name]) for entry in inputs.data}

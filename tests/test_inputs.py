@@ -182,8 +182,26 @@ def test_a_bound_graph_takes_data_alone() -> None:
     torch.testing.assert_close(bound(case.data(values)), expected, **EXACT)
     torch.testing.assert_close(bound(row(case.data(values))), expected, **EXACT)
     torch.testing.assert_close(bound.to_module()(*case.data(values).values()), expected, **EXACT)
+    assert bound.linearize(case.data(values)).inputs.keys() == values.keys()
+    for few in (case.data(case.values(2, 8)), row(case.data(case.values(2, 8)))):
+        with pytest.raises(LinregError, match="bound to the fixed inputs of 3 images, and is given 2"):
+            bound.linearize(few)
     with pytest.raises(LinregError, match="fixed inputs of this network are 'adjacency', 'bias', not 'bias'"):
         graph.bind({"bias": values["bias"]})
+
+
+def test_an_input_that_leads_nowhere_weighs_nothing() -> None:
+    class First(nn.Module):
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return torch.relu(x) + 1
+
+    x, other = torch.ones(2, 3), torch.ones(2, 1, 4, 4)
+    lin = linreg.trace(First(), (x, other)).linearize((x, other))
+    assert lin.weight(0)["other"].eq(0).all() and lin.weight(0)["x"][:, 0].eq(1).all()
+    assert lin.ledger(0).complete().total.tolist() == [2, 2]
+    lin.graph.draw()
+    with pytest.raises(LinregError, match="no path leads from 'other'"):
+        lin.forward(other, start="other")
 
 
 def test_one_fixed_value_serves_all_images() -> None:
@@ -429,7 +447,7 @@ def test_a_size_that_fixed_values_decide_is_refused() -> None:
 def test_a_fixed_input_that_mixes_the_images_is_refused() -> None:
     class Mixed(nn.Module):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-            return torch.relu(x) * mask.mean(0)
+            return torch.relu(x) * (mask - mask.mean(0))
 
     with pytest.raises(LinregError, match="mixes the images"):
         linreg.trace(Mixed(), (torch.randn(4, 3), torch.randn(4, 3)), fixed="mask")

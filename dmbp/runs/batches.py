@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
@@ -23,11 +23,10 @@ from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.result import Result, by_input
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
-from dmbp.runs.several import Several, check_like, fitting, rows_of, stacked
+from dmbp.runs.several import Several, check_like, fitting, graph_of, rows_of, stacked
 from dmbp.runs.shelf import WAY_OUT, Shelf, digest
-from linreg import LinregError, OperatorGraph, trace
-from linreg.capture.example import Fixed, arguments
-from linreg.capture.export import evaluation, run
+from linreg import LinregError, OperatorGraph
+from linreg.capture.example import Fixed
 from linreg.numerals import whole_number
 from linreg.surroundings import plain
 from linreg.target import Target, cotangent, held
@@ -105,10 +104,9 @@ def explain_all(
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
     needed. Of a network of several inputs they are a dict of tensors (M, …) by name, or an iterable of dicts of tensors
-    (…); `fixed` is that of `linreg.trace`, and what it names may be one for all images. `targets` is one target for all
-    (a class, weights of the output, None for the one score that there is), or an iterable of one for each image. The
-    options, `iterations` to `compiled`, are told in `Options`; `options` gives them as one value, in which those given
-    by a word of their own are changed.
+    (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target for all (a class, weights of
+    the output, None for the one score that there is), or an iterable of one for each image. The options are told in
+    `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
     The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
     footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
@@ -140,7 +138,7 @@ def explain_all(
         tensors = _checked(one_by_one)
         if not (first := list(islice(tensors, batch_size or 1))):
             return
-        graph = _graph(model, first, fixed)
+        graph = graph_of(model, first, fixed)
         size = _size(graph, batch_size)
         bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
@@ -350,31 +348,6 @@ def _checked(images: Iterator[Any]) -> Iterator[Any]:
         if not x.isfinite().all():
             raise DmbpError(f"image {n} holds NaN or infinite values: a linear region needs finite numbers")
         yield x.detach().clone()  # whoever gives them may use one buffer for all
-
-
-@plain()
-def _graph(model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fixed) -> OperatorGraph:
-    """The graph, traced on these images unless it is one."""
-    if isinstance(model, OperatorGraph):
-        return model
-    if not isinstance(model, nn.Module):
-        raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
-    device = next(chain(model.parameters(), model.buffers(), tree_leaves(stacked(images)))).device
-    example = tree_map(lambda x: x.to(device), stacked(images))
-    if not isinstance(example, Tensor):
-        return trace(model, example, fixed=fixed)
-    if example.dim() > 1 and example.shape[1] == 1 and not _runs(model, example):
-        example = example.squeeze(1)
-    return trace(model, example)
-
-
-def _runs(model: nn.Module, example: Tensor) -> bool:
-    try:
-        with evaluation(model), torch.no_grad():
-            run(model, arguments(model, example))
-    except LinregError:
-        return False
-    return True
 
 
 def _questions(

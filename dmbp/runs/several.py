@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from dmbp.errors import DmbpError
-from linreg import OperatorGraph
-from linreg.capture.example import Fixed
+from dmbp.explanation import check_known
+from linreg import LinregError, OperatorGraph, trace
+from linreg.capture.example import Fixed, arguments
+from linreg.capture.export import evaluation, run
+from linreg.surroundings import plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +99,29 @@ def stacked(images: Sequence[Any]) -> Any:
         name: value if name in first.shared else torch.stack([image.values[name] for image in images])
         for name, value in first.values.items()
     }
+
+
+@plain()
+def graph_of(model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fixed) -> OperatorGraph:
+    """The graph, traced on these images unless it is one."""
+    if isinstance(model, OperatorGraph):
+        check_known(model, fixed)
+        return model
+    if not isinstance(model, nn.Module):
+        raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
+    device = next(chain(model.parameters(), model.buffers(), tree_leaves(stacked(images)))).device
+    example = tree_map(lambda x: x.to(device), stacked(images))
+    if not isinstance(example, Tensor):
+        return trace(model, example, fixed=fixed)
+    if example.dim() > 1 and example.shape[1] == 1 and not _runs(model, example):
+        example = example.squeeze(1)
+    return trace(model, example)
+
+
+def _runs(model: nn.Module, example: Tensor) -> bool:
+    try:
+        with evaluation(model), torch.no_grad():
+            run(model, arguments(model, example))
+    except LinregError:
+        return False
+    return True

@@ -134,10 +134,11 @@ def arguments(model: nn.Module, example: Any, fixed: Fixed = None) -> Arguments:
     held = _held(fixed, names)
     if len(held) == len(names):
         raise LinregError(f"all inputs are fixed, {_listed(names)}: one at least must be data, which is explained")
-    values = tuple(keywords.values()) if keywords else order
-    found = Arguments(names, values, bool(keywords), held, alone=alone)
+    given = tuple(keywords.values()) if keywords else order
     if alone:
-        return found
+        return Arguments(names, given, alone=True)
+    values = (v.detach().clone() if name in held else v for name, v in zip(names, given, strict=True))
+    found = Arguments(names, tuple(values), bool(keywords), held)
     images = {name: len(value) if value.dim() else 0 for name, value in found.data.items()}
     if len(set(images.values())) > 1:
         told = ", ".join(f"{name!r} {count}" for name, count in images.items())

@@ -87,14 +87,17 @@ def trace(
     """
     given = check(model, example, fixed)
     check_pieces(nonlinear, pieces)
-    options = (fuse, output, pieces if nonlinear else None)
+    return _taken(model, given, (fuse, output, pieces if nonlinear else None))
+
+
+def _taken(model: nn.Module, given: Arguments, options: tuple[bool, str | int | None, int | None]) -> OperatorGraph:
+    """As it looks, or with all that is fixed one for all images: by its size alone it may look each image's own."""
     try:
         return _traced(model, given, *options)
     except LinregError:
-        if given.shared == given.fixed:
-            raise
-        with suppress(LinregError):  # what is fixed may look as if it were each image's own, by its size alone
-            return _traced(model, given.sharing_all(), *options)
+        if given.shared != given.fixed:
+            with suppress(LinregError):
+                return _traced(model, given.sharing_all(), *options)
         raise
 
 
@@ -170,6 +173,12 @@ def check(model: nn.Module, example: Given, fixed: Fixed = None) -> Arguments:
         _check_weights(model, value)
         if value.shape[0] == 0 or not value.isfinite().all():
             raise LinregError("the example must hold at least one input, and finite numbers only")
+    for name, value in given.data.items():
+        if (value.dtype, value.device) != (given.first.dtype, given.first.device):
+            first = f"{given.first.dtype} on {given.first.device}"
+            raise LinregError(
+                f"all data must be of one dtype and device, {first}; '{name}' is {value.dtype} on {value.device}"
+            )
     for entry in given.inputs.fixed:
         check_fixed(entry, given.held[entry.name], len(given), given.first.device)
     return given

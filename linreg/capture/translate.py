@@ -251,6 +251,7 @@ class _Translator:
         for node in reversed(made):
             if node.name in reached:
                 reached.update(node.inputs)
+        reached.update(self.arguments.inputs.nodes.values())  # an input that leads nowhere has its place all the same
         nodes = tuple(node for node in made if node.name in reached)
         inputs, like = self.arguments.inputs, (self.example.dtype, self.example.device)
         shape = (inputs.starts[-1],) if inputs.several else inputs.data[0].shape
