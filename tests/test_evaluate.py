@@ -162,7 +162,7 @@ def test_a_picture_is_read_once_for_all_methods_and_a_map_is_made_once_for_all_w
         return lambda *given: (calls.update([name]), function(*given))[1]
 
     monkeypatch.setattr("dmbp.datasets.items.read_image", counted("read", items.read_image))
-    monkeypatch.setattr(DMBP, "attribute", counted("map", DMBP.attribute))
+    monkeypatch.setattr(DMBP, "learned", counted("map", DMBP.learned))
     assert run(*ASKED, "--methods", "nd", "dmbp:iterations=1", "--blur", "1", "2", "--sheet", "0")[0] == 0
     assert calls == {"read": 3, "map": 3}
     lines = [entry for entry in lines_of(Path("study/results-0000.jsonl")) if entry["kind"] == "result"]

@@ -22,6 +22,7 @@ from studies import evaluated, plan, rendered, write_pictures
 from dmbp.datasets.items import PhotoFile, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation import record
+from dmbp.evaluation.methods import DMBP
 from dmbp.evaluation.outcome import told
 from dmbp.evaluation.record import Key, Writer, lines_of, read_results
 from dmbp.evaluation.run import Evaluation, check_alike
@@ -93,6 +94,26 @@ def test_the_table_of_more_is_that_of_all_at_once(pictures: Path, unbroken: dict
     evaluated(plan(pictures, methods=("dmbp:iterations=2",), metrics=("cim",)), out)
     evaluated(plan(pictures, methods=("nd",)), out)
     assert rendered(evaluated(plan(pictures), out)) == unbroken
+
+
+def test_the_papers_map_and_the_complete_one_come_from_the_same_masks(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learned once for both, with the numbers of each by itself."""
+    names, learned, count = ("dmbp:iterations=2", "dmbp:iterations=2,map=complete"), DMBP.learned, [0]
+
+    def counting(self: DMBP, *given: Any) -> Any:
+        count[0] += 1
+        return learned(self, *given)
+
+    for name in names:
+        evaluated(plan(pictures, methods=(name,)), tmp_path / "apart")
+    monkeypatch.setattr(DMBP, "learned", counting)
+    both = rendered(evaluated(plan(pictures, methods=names), tmp_path / "both"))
+    assert count == [6]
+    assert both == rendered(evaluated(plan(pictures, methods=names), tmp_path / "apart")) and count == [6]
+    cells = json.loads(both["json"])[0]["rows"][0]["numbers"]
+    assert len({number["value"] for number in cells.values()}) == 2, "they are two maps"
 
 
 # ---- several processes ----

@@ -17,17 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dmbp.datasets import Item, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.measures import Found, Method, Rows
+from dmbp.evaluation.methods import DMBP
 from dmbp.evaluation.plan import Plan, Subject
 from dmbp.evaluation.record import Key, Writer
 from dmbp.files import slug, whole
+from dmbp.learning.options import Options
 from dmbp.models import Model
+from dmbp.result import Result
 from dmbp.runs.memory import is_out_of_memory
 from linreg import LinregError
 
@@ -102,7 +105,7 @@ class Worker:
     def run(self, job: Job) -> None:
         """All methods and metrics that the pictures of the job lack."""
         shown = [found for item in job.items if (found := self._read(job, item))]
-        made: dict[str, Tensor] = {}
+        made = Made()
         for method, lacking in job.lacking:
             self.bar.set_description(f"{job.subject.model.name}, {method.name}"[:40], refresh=False)
             if shown:
@@ -118,7 +121,7 @@ class Worker:
             return None
 
     def _judge(
-        self, job: Job, shown: Sequence[Shown], method: Method, lacking: dict[str, list[str]], made: dict[str, Tensor]
+        self, job: Job, shown: Sequence[Shown], method: Method, lacking: dict[str, list[str]], made: Made
     ) -> None:
         """One method, for pictures that go together. All of them are judged, and what one lacks of it is written."""
         before = dict(self.clock.parts)
@@ -126,14 +129,14 @@ class Worker:
         try:
             rows = rows_of(job.subject.model, shown)
             with self.clock.counts("methods"):
-                maps = _maps(rows, method, made)
+                maps = made.of(method, rows)
             with self.clock.counts("scores"):
                 found = {name: self.plan.metrics[name].found(rows, maps, method) for name in wanted}
         except Exception as error:  # of anybody's method: one map that fails must not end hours of work
             if len(shown) > 1 and not is_out_of_memory(error):
                 for one in shown:  # which of them it is, and what the others have
                     if one.item.name in lacking:
-                        self._judge(job, [one], method, lacking, {})
+                        self._judge(job, [one], method, lacking, Made())
             else:
                 self._failed(job, shown[0].item, method, error)
             return
@@ -190,12 +193,36 @@ def _shares(shown: Sequence[Shown]) -> list[slice]:
     return [slice(end - len(one.item.targets), end) for one, end in zip(shown, ends, strict=True)]
 
 
-def _maps(rows: Rows, method: Method, made: dict[str, Tensor]) -> Tensor:
-    """The maps of a method. `made` keeps those of these pictures: what is blurred to several widths is made once."""
-    base = method.base if isinstance(method, Blurred) else method
-    if base.name not in made:
-        made[base.name] = base(rows.network, rows.x, rows.targets)
-    return method.blur(made[base.name]) if isinstance(method, Blurred) else made[base.name]
+@dataclass(eq=False)
+class Made:
+    """What was made of the pictures of a job, so that no work is done twice.
+
+    `maps` by method: one that is blurred to several widths is made once. `learned` is the last explanation by DMBP, and
+    of what options: the paper's map and the complete one, asked for one after the other, come from the same masks.
+    """
+
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    learned: tuple[Options, Result] | None = None
+
+    def of(self, method: Method, rows: Rows) -> Tensor:
+        """The maps of a method."""
+        if isinstance(method, Blurred):
+            return method.blur(self.of(method.base, rows))
+        if method.name not in self.maps:
+            self.maps[method.name] = (
+                self._disentangled(method, rows) if isinstance(method, DMBP) else method(*_given(rows))
+            )
+        return self.maps[method.name]
+
+    def _disentangled(self, method: DMBP, rows: Rows) -> Tensor:
+        if self.learned is None or self.learned[0] != method.learning:
+            network, x, targets = _given(rows)
+            self.learned = method.learning, method.learned(network, x, torch.tensor(targets, device=x.device))
+        return method.map_of(self.learned[1]).detach()
+
+
+def _given(rows: Rows) -> tuple[nn.Module, Tensor, list[int]]:
+    return rows.network, rows.x, rows.targets
 
 
 def map_file(out: Path, key: Key) -> Path:

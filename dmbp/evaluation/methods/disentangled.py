@@ -13,6 +13,7 @@ from dmbp.explanation import explain
 from dmbp.learning.objective import Loss
 from dmbp.learning.options import Options
 from dmbp.masks import Sites
+from dmbp.result import Result
 
 PAPER = "the paper, Section 4"
 MAPS = ("paper", "complete")
@@ -60,7 +61,15 @@ class DMBP(Method):
         return Options(**{name: getattr(self, name) for name in names})
 
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        return self.map_of(self.learned(network, x, target))
+
+    def learned(self, network: nn.Module, x: Tensor, target: Tensor) -> Result:
+        """The explanation whose map this is: the same for all methods of the same `learning`."""
         result = explain(captured(network, x).graph, x, target, options=self.learning, progress=False)
         if result.interrupted:
             raise KeyboardInterrupt
+        return result
+
+    def map_of(self, result: Result) -> Tensor:
+        """The map that is asked for, of an explanation."""
         return result.attribution if self.map == "paper" else result.complete.unsqueeze(1)
