@@ -21,7 +21,7 @@ from dmbp.errors import DmbpError
 from dmbp.files import writable
 
 FORMAT = 1
-EACH = ("models", "methods", "metrics")  # of a header: by name, and only what both headers name is compared
+EACH = ("models", "methods", "metrics", "versions")  # of a header: only what both headers name is compared
 
 
 class Key(NamedTuple):
