@@ -13,9 +13,10 @@ from torch import nn
 from dmbp.datasets import load_data
 from dmbp.evaluation.measures import Metric, metrics_of
 from dmbp.evaluation.methods import parse
-from dmbp.evaluation.ranks import Ranks
+from dmbp.evaluation.plan import Plan, Subject
+from dmbp.evaluation.processes import Ranks
 from dmbp.evaluation.rendering import RENDERERS
-from dmbp.evaluation.run import Evaluation, Plan, Subject, evaluate
+from dmbp.evaluation.run import Evaluation, evaluate
 from dmbp.evaluation.tables import tables
 from dmbp.images import Preprocess
 from dmbp.models import Model
@@ -50,11 +51,11 @@ def write_pictures(folder: Path, count: int = 6) -> Path:
 
 
 def plan(
-    folder: Path, methods: tuple[str, ...] = METHODS, metrics: tuple[str, ...] = METRICS, step: int = 8, keep: int = 0
+    folder: Path, methods: tuple[str, ...] = METHODS, metrics: tuple[str, ...] = METRICS, step: int = 8, batch: int = 1
 ) -> Plan:
     subject = Subject(model(), load_data(f"folder:{folder}", CLASSES))
     asked: dict[str, Metric] = metrics_of(metrics, step)
-    return Plan((subject,), tuple(parse(name) for name in methods), asked, {"seed": 0}, keep)
+    return Plan((subject,), tuple(parse(name) for name in methods), asked, {"seed": 0}, batch=batch)
 
 
 def evaluated(plan: Plan, out: Path, ranks: Ranks | None = None) -> Evaluation:

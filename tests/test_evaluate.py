@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from scipy.ndimage import gaussian_filter
 from studies import model, write_pictures
 
 from dmbp.datasets import items
+from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.methods import DMBP, parse
+from dmbp.evaluation.processes import own_device
 from dmbp.evaluation.published import column
 from dmbp.evaluation.record import Key, lines_of, read_results
+from dmbp.images import read_image
+from dmbp.models import load_model
+from dmbp.plot.rivals_picture import Line, draw_rivals
 
 ASKED = ("evaluate", "--model", "net.py:model", "--data", "folder:pictures", "--out", "study", "--step", "35")
 
@@ -58,6 +64,7 @@ def test_it_prints_tables_writes_all_and_goes_on(run: Run, pictures: Path) -> No
         assert sheet.format == "PNG" and min(sheet.size) > 600
     assert len(list(Path("study/maps").glob("*.npy"))) == 8  # two pictures, four methods
     before = files("study/maps") | {p: b for p, b in files("study").items() if p.suffix == ".jsonl"}
+    assert run(*asked, "--tables")[0] == 0 and Path("study/tables.txt").read_text() == text
     again, out, _ = run(*asked, "--json")
     assert again == 0 and json.loads(out) == json.loads(Path("study/tables.json").read_text())
     assert files("study/maps") | {p: b for p, b in files("study").items() if p.suffix == ".jsonl"} == before
@@ -107,15 +114,12 @@ def test_interrupted_it_says_how_to_go_on(run: Run, pictures: Path, monkeypatch:
     status, out, err = run(*ASKED, "--methods", "gradient", "nd")
     assert (status, out) == (130, "") and err.endswith("the same command goes on from there\n")
     assert len(read_results(Path("study")).values) == 1
+    status, out, _ = run(*ASKED, "--methods", "gradient", "nd", "--tables")
+    assert status == 0 and "gradient: only 1 of 3 pictures" in out and "ND: only 0 of 3 pictures" in out
 
 
 def test_a_sigmoid_is_the_models_own_word() -> None:
     """The probability that a factory names is what scores are made of; one that there is not is refused."""
-    from dataclasses import replace
-
-    from dmbp.errors import DmbpError
-    from dmbp.models import load_model
-
     assert load_model("digit-pairs").probability == "sigmoid" and model().probability == "sigmoid"
     with pytest.raises(DmbpError, match='expected the probability "softmax" or "sigmoid", got \'logit\''):
         replace(model(), probability="logit")
@@ -123,9 +127,6 @@ def test_a_sigmoid_is_the_models_own_word() -> None:
 
 def test_scores_are_of_the_models_own_probability(run: Run, pictures: Path) -> None:
     """The last score of a curve is the probability of the whole picture, by softmax or by sigmoid."""
-    from dmbp.images import read_image
-    from dmbp.models import load_model
-
     with Path("net.py").open("a") as stream:
         stream.write("\ndef several():\n    from dataclasses import replace\n")
         stream.write("    return replace(model(), name='several', probability='sigmoid')\n")
@@ -169,3 +170,31 @@ def test_a_picture_is_read_once_for_all_methods_and_a_map_is_made_once_for_all_w
     learned = [entry["seconds"]["methods"] for entry in lines if entry["method"] == "dmbp:iterations=1"]
     blurred = [entry["seconds"]["methods"] for entry in lines if entry["method"] == "dmbp:iterations=1 blurred by 1"]
     assert sum(blurred) < sum(learned)
+
+
+def test_a_sheet_shows_each_map_on_its_own_scale_and_what_is_missing() -> None:
+    """White is zero in every cell, and red what speaks for the class, whatever the method's units."""
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(6, 9)), 1000 * rng.normal(size=(6, 9)), None]
+    lines = [Line(rng.random((6, 9, 3)), "cat $", maps), Line(rng.random((6, 9, 3)), "dog", maps)]
+    figure = draw_rivals(lines, ["a", "b", "c"], "net")
+    axes = np.array(figure.axes).reshape(2, 4)
+    for row, line in zip(axes, lines, strict=True):
+        np.testing.assert_array_equal(row[0].images[0].get_array(), line.picture)
+        for ax, values in zip(row[1:3], line.maps[:2], strict=True):
+            image = ax.images[0]
+            np.testing.assert_array_equal(image.get_array(), values)
+            low, high = image.get_clim()
+            assert -low == high == pytest.approx(np.percentile(np.abs(values), 99.5))
+            assert image.to_rgba(np.zeros(1))[0, :3].tolist() == [1, 1, 1]
+        assert not row[3].images and row[3].texts[0].get_text() == "not kept"
+    assert [ax.get_title() for ax in axes[0]] == ["picture", "a", "b", "c"]
+    with pytest.raises(DmbpError, match="a map or None of each method"):
+        draw_rivals(lines, ["a"])
+
+
+def test_each_process_has_the_device_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert own_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [own_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]

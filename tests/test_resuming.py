@@ -19,10 +19,12 @@ import torch
 from PIL import Image
 from studies import evaluated, plan, rendered, write_pictures
 
+from dmbp.datasets.items import PhotoFile, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation import record
+from dmbp.evaluation.outcome import told
 from dmbp.evaluation.record import Key, Writer, lines_of, read_results
-from dmbp.evaluation.run import Evaluation
+from dmbp.evaluation.run import Evaluation, check_alike
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,7 +102,7 @@ import os, signal, sys
 from pathlib import Path
 from studies import plan, rendered
 from dmbp.evaluation import record
-from dmbp.evaluation.ranks import joined
+from dmbp.evaluation.processes import joined
 from dmbp.evaluation.run import evaluate
 import torch
 torch.set_num_threads(1)
@@ -254,6 +256,57 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_taken_once_it_can(
     assert rendered(evaluated(plan(folder), out)) == unbroken
 
 
+def test_a_picture_that_is_lost_later_keeps_what_was_found(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, digest = tmp_path / "out", PhotoFile.digest
+    evaluated(plan(pictures, methods=("nd",)), out)
+
+    def lost(photo: PhotoFile) -> str:
+        if photo.path.name == "p2.png":
+            raise Unreadable("a disk of stone")
+        return digest(photo)
+
+    monkeypatch.setattr(PhotoFile, "digest", lost)
+    found = evaluated(plan(pictures, methods=("nd", "gradient")), out)
+    assert "gradient: only 5 of 6 pictures" in rendered(found)["txt"]
+    assert found.computed == 5 and not found.study.results.unread
+
+
+# ---- batches ----
+
+
+def test_batches_give_the_same_numbers_to_rounding_and_resume_to_the_bit(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four pictures, seven rows, go together, then two with three rows; a batch that was cut is made again whole."""
+    one, four = evaluated(plan(pictures), tmp_path / "one"), evaluated(plan(pictures, batch=4), tmp_path / "four")
+    for metric in ("insertion", "cim"):
+        np.testing.assert_allclose(values(four, metric), values(one, metric), atol=1e-5)
+    deaths, rng, out = 0, np.random.default_rng(3), tmp_path / "killed"
+    while deaths < 6:
+        monkeypatch.setattr(record.os, "write", torn(0.25, rng))
+        try:
+            evaluated(plan(pictures, batch=4), out)
+            break
+        except Killed:
+            deaths += 1
+        monkeypatch.undo()
+    monkeypatch.undo()
+    assert deaths > 2
+    assert rendered(evaluated(plan(pictures, batch=4), out)) == rendered(four)
+    with pytest.raises(DmbpError, match="settings batch: 4, and now 2"):
+        evaluated(plan(pictures, batch=2), out)
+
+
+def test_one_map_that_fails_takes_no_other_of_its_batch_along(pictures: Path, tmp_path: Path) -> None:
+    asked = plan(pictures, batch=6)
+    object.__setattr__(asked, "methods", (Broken(lambda x: x * torch.nan),))
+    found = evaluated(asked, tmp_path / "out")
+    assert [key.picture for key in found.study.results.failed] == ["p5.png"]
+    assert len(found.study.results.values) == 5
+
+
 class Broken:
     """A method whose map of one picture is what it should not be."""
 
@@ -266,7 +319,9 @@ class Broken:
         return "ND()"
 
     def __call__(self, network: torch.nn.Module, x: torch.Tensor, target: list[int]) -> torch.Tensor:
-        return self.wrong(x) if len(target) == 1 else x  # the last picture has one class
+        if target[-1] != 2:  # the last picture's class, which no other has
+            return x
+        return self.wrong(x) if len(target) == 1 else torch.cat([x[:-1], self.wrong(x[-1:])])
 
 
 @pytest.mark.parametrize(
@@ -287,6 +342,25 @@ def test_a_map_that_cannot_be_judged_is_told_and_not_counted(
     assert key == ("tiny", "nd", "p5.png") and message in reason
     assert "ND: only 5 of 6 pictures" in rendered(found)["txt"]
     assert values(found, "insertion")[5, 0] != values(found, "insertion")[5, 0]  # NaN
+
+
+def test_a_constant_map_has_a_number_and_wide_bounds(pictures: Path, tmp_path: Path) -> None:
+    asked = plan(pictures, metrics=("insertion",))
+    object.__setattr__(asked, "methods", (Broken(torch.zeros_like),))
+    found = evaluated(asked, tmp_path / "out")
+    [row] = found.study.results.values[Key("tiny", "nd", "p5.png")]["insertion"]
+    assert 0 < row["lower"] < row["area"] < row["upper"] < 1 and row["upper"] - row["lower"] > 0.8
+    assert "by the order of equal pixels: ND 0." in rendered(found)["txt"]
+
+
+def test_ranks_that_differ_are_refused_and_metrics_without_numbers_are_told(pictures: Path, tmp_path: Path) -> None:
+    mine, other = plan(pictures).made(), plan(pictures).made() | {"device": "another"}
+    with pytest.raises(DmbpError, match="rank 1 differs from rank 0 in device"):
+        check_alike([mine, other])
+    asked = plan(pictures, methods=("nd",), metrics=("insertion", "localization"))
+    lines = told(asked, evaluated(asked, tmp_path / "out"))
+    assert lines[0].startswith("tiny: localization has no number here: it needs pictures made of two halves")
+    assert len(lines) == 2
 
 
 def values(found: Evaluation, metric: str) -> np.ndarray:

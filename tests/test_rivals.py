@@ -330,17 +330,6 @@ def test_lpr() -> None:
     assert (found - plain).abs().max() > 0.01 * plain.abs().max()
 
 
-@pytest.mark.parametrize("spec", ["nd", "gradcam", "dmbp:loss=none,map=complete"])
-def test_smoothed(spec: str) -> None:
-    """By scipy's filter; a map that is the same everywhere stays so; and its name makes it again."""
-    model, x = functional()
-    method = methods.parse(f"{spec}~1.5")
-    assert method == methods.Smoothed(methods.parse(spec), 1.5) == methods.parse(method.name)
-    sharp = methods.parse(spec)(model, x, TARGET)
-    expected = np.stack([[gaussian_filter(plane, 1.5) for plane in picture] for picture in sharp.numpy()])
-    torch.testing.assert_close(method(model, x, TARGET), torch.from_numpy(expected), **EXACT)
-
-
 @pytest.mark.parametrize("which", ["paper", "complete"])
 def test_dmbp(which: str) -> None:
     model, x = functional()

@@ -18,7 +18,7 @@ BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal
 
 IMAGE = "image file, skimage:NAME (a photo of scikit-image), or digit-pair:0 to digit-pair:7 (shipped; default: 0)"
 MODEL = (
-    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME or path.py:factory "
+    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME or path.py:factory "
     "(default: digit-pairs for a digit pair, efficientnet-lite0 for any other image)"
 )
 BENCH_MODEL = (
@@ -35,6 +35,7 @@ METHODS = ("nd", "dmbp:loss=+", "dmbp:loss=+-", "dmbp")
 ASKED_METHODS = f"names with options, such as ig:steps=100 (default: {' '.join(METHODS)}, the paper's Table 1)"
 BLUR = "judge each method's maps blurred by so many pixels too: insertion rewards smoothness of any map"
 ASKED_METRICS = "any of insertion, cim, deletion, localization, randomization (default: insertion cim)"
+BATCH = "pictures that go through a method together: more are faster on a GPU, and differ in rounding (default: 1)"
 FOLDER = "where results go as they come; the same command goes on with what it finds there"
 
 
@@ -94,8 +95,10 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--blur", nargs="+", type=float, default=[], metavar="SIGMA", help=BLUR)
     command.add_argument("--metrics", nargs="+", default=["insertion", "cim"], metavar="METRIC", help=ASKED_METRICS)
     command.add_argument("--step", type=_positive, help="pixels a step of the curves (default: the 224th part of all)")
+    command.add_argument("--batch", type=_positive, default=1, help=BATCH)
     command.add_argument("--reference", metavar="METHOD", help="differences are to this one (default: dmbp)")
     command.add_argument("--sheet", type=_count, default=3, metavar="N", help="draw the first N pictures (default: 3)")
+    command.add_argument("--tables", action="store_true", help="compute nothing: tables of what is there so far")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=FOLDER)
 
 

@@ -13,10 +13,11 @@ from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.measures import Method, metrics_of
 from dmbp.evaluation.methods import parse
 from dmbp.evaluation.outcome import told, write_sheets, write_tables
+from dmbp.evaluation.plan import Plan, Subject
+from dmbp.evaluation.processes import Ranks, joined, own_device
 from dmbp.evaluation.published import column
-from dmbp.evaluation.ranks import Ranks, joined, own_device
 from dmbp.evaluation.rendering import as_json, as_text
-from dmbp.evaluation.run import Plan, Subject, evaluate
+from dmbp.evaluation.run import evaluate, found_so_far
 from dmbp.evaluation.tables import tables
 from dmbp.files import check_writable
 from dmbp.models import check_spec, load_model
@@ -43,8 +44,8 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     if reference not in (None, *titles):
         raise DmbpError(f"--reference {options.reference}: it must be one of the methods that are evaluated")
     settings = {"seed": options.seed, "split": options.split, "difficult": options.difficult}
-    plan = Plan(_subjects(options), methods, metrics, settings, options.sheet)
-    evaluation = evaluate(plan, options.out, ranks)
+    plan = Plan(_subjects(options), methods, metrics, settings, options.sheet, options.batch)
+    evaluation = found_so_far(plan, options.out) if options.tables else evaluate(plan, options.out, ranks)
     if evaluation is None:  # rank 0 tells of all
         return
     made = tables(evaluation.study, reference)

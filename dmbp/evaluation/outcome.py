@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from dmbp.datasets import Unreadable
+from dmbp.evaluation.plan import Plan
 from dmbp.evaluation.record import Key
 from dmbp.evaluation.rendering import RENDERERS
-from dmbp.evaluation.run import Evaluation, Plan, map_file
+from dmbp.evaluation.run import Evaluation
 from dmbp.evaluation.tables import Table
+from dmbp.evaluation.work import map_file
 from dmbp.files import save_figure, slug, whole
 from linreg.text import counted
 
@@ -63,7 +65,7 @@ def told(plan: Plan, evaluation: Evaluation) -> list[str]:
         names = {item.name for item in subject.pictures.items}
         unread = {each.name: each.reason for each in subject.pictures.skipped}
         unread |= {
-            picture: why for (model, picture), why in results.skipped.items() if model == name and picture in names
+            picture: why for (model, picture), why in results.unread.items() if model == name and picture in names
         }
         lines += _some(f"{name}: skipped", unread)
         for method in plan.methods:
@@ -75,6 +77,8 @@ def told(plan: Plan, evaluation: Evaluation) -> list[str]:
             lines += _some(f"{name}: {method.name} failed on", failed)
         for metric in evaluation.study.without_numbers(name):
             lines.append(f"{name}: {metric} has no number here: it needs {plan.metrics[metric].needs}")
+    if not evaluation.computed:
+        return lines
     work = f"{counted(evaluation.computed, 'map')} in {evaluation.whole_seconds:.1f} s"
     methods, scores = evaluation.methods_seconds, evaluation.scores_seconds
     lines.append(f"made and judged {work}: methods {methods:.1f} s, scores {scores:.1f} s ({evaluation.at_work:.0%})")

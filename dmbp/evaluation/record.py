@@ -37,7 +37,7 @@ class Results:
     """All that the files of a folder hold.
 
     `values[key]` is what was found, by metric; `pictures` the digest and targets that each picture of each model had;
-    `failed` and `skipped` why a map, or a picture, could not be had, as far as it was not had later.
+    `failed` why a map could not be had, as far as it was not had later; `skipped` why a picture was not read, once.
     """
 
     headers: list[dict[str, Any]] = field(default_factory=list)
@@ -46,6 +46,11 @@ class Results:
     failed: dict[Key, str] = field(default_factory=dict)
     skipped: dict[tuple[str, str], str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> dict[tuple[str, str], str]:
+        """The pictures that could never be read, by model, and why."""
+        return {key: why for key, why in self.skipped.items() if key not in self.pictures}
 
     def check(self, made: Mapping[str, Any]) -> None:
         """Raise DmbpError, naming what differs, where something here was made differently from `made`."""
@@ -95,7 +100,6 @@ def read_results(folder: Path) -> Results:
                 ) from error
     for key in results.values:
         results.failed.pop(key, None)
-        results.skipped.pop((key.model, key.picture), None)
     return results
 
 

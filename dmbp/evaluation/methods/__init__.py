@@ -19,7 +19,6 @@ from dmbp.evaluation.methods.listed import METHODS, parse
 from dmbp.evaluation.methods.lpr import LPR
 from dmbp.evaluation.methods.method import Method
 from dmbp.evaluation.methods.rise import RISE
-from dmbp.evaluation.methods.smoothed import Smoothed
 
 __all__ = [
     "DMBP",
@@ -37,6 +36,5 @@ __all__ = [
     "IntegratedGradients",
     "Method",
     "SmoothGrad",
-    "Smoothed",
     "parse",
 ]

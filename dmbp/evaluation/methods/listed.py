@@ -15,7 +15,6 @@ from dmbp.evaluation.methods.guided import GradCAM, GuidedBackprop, GuidedGradCA
 from dmbp.evaluation.methods.lpr import LPR
 from dmbp.evaluation.methods.method import Method
 from dmbp.evaluation.methods.rise import RISE
-from dmbp.evaluation.methods.smoothed import SIGN, Smoothed
 
 METHODS: dict[str, type[Method]] = {
     kind.label: kind
@@ -29,17 +28,12 @@ METHODS: dict[str, type[Method]] = {
 def parse(text: str) -> Method:
     """A method from its name and options: "nd", "ig:steps=100", "dmbp:loss=+-,sites=0|2"; `name` gives such text.
 
-    With ~ and a number behind it, its map is blurred by so many pixels: "nd~4" (`Smoothed`).
-
     Raises DmbpError for an unknown method or option, and for a value that the option cannot take.
 
     >>> from dmbp.evaluation import methods
     >>> methods.parse("smoothgrad:samples=10,times_input=no").name
     'smoothgrad:samples=10,times_input=False'
     """
-    sharp, sign, sigma = text.rpartition(SIGN)
-    if sign:
-        return Smoothed(parse(sharp), _value("~", "σ", float, sigma))
     label, _, rest = text.strip().partition(":")
     kind = METHODS.get(label)
     if kind is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
-from dmbp.evaluation.checks import Classes, check_network, check_output, check_pictures, class_indices
+from dmbp.evaluation.checks import Classes, check_count, check_network, check_output, check_pictures, class_indices
 
 BATCH = 16  # pictures that go through the network together
 
@@ -68,9 +68,7 @@ class Method(ABC):
 
     def _check_numbers(self, *names: str, least: int = 1) -> None:
         for name in names:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise DmbpError(f"{self.label}: {name} must be a whole number of at least {least}, not {value!r}")
+            check_count(getattr(self, name), f"{self.label}: {name}", least)
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

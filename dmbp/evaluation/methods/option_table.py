@@ -16,8 +16,7 @@ names none of them; here each default has its source. *× x* says whether a map 
 paper multiplies all that is made of gradients (Section 3). *Colours*: with own values for each colour, a map is summed
 over them to rank pixels. *Sign*: no absolute value is taken but where a method's authors define it so.
 
-Insertion rewards smooth maps, so a sharp map is to be compared with its blurred self too: `nd~4` is the map of `nd`
-blurred by a Gaussian of 4 pixels, and so for all."""
+Insertion rewards smooth maps: compare sharp ones with their blurred selves too, by `dmbp evaluate --blur`."""
 METHOD_HEADS = ("name", "method", "source", "× x", "colours", "sign")
 OPTION_HEADS = ("method", "option", "default", "what it is", "source of the default")
 
