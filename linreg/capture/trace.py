@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
 from linreg.capture.agreement import close, compare, compare_batch, other_batches
+from linreg.capture.ending import ended
 from linreg.capture.export import evaluation, export, run
 from linreg.capture.fuse import fuse_batch_norm
 from linreg.capture.outputs import pick
@@ -45,7 +46,8 @@ def trace(
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
-    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another.
+    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
+    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call).
 
     Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
     replaced by an interpolant of so many `pieces` (an error without `nonlinear`). All else is exact for the network
@@ -72,7 +74,7 @@ def trace(
     check_pieces(nonlinear, pieces)
     model = ordinary(model)
     images = len(example)
-    with evaluation(model), torch.no_grad():
+    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, example), output) as output:
         run(model, example)  # first: why a model fails is not for the exporter to say
         example, exported, dynamic = export(model, example)
         others = other_batches(model, example) if dynamic else []
@@ -106,7 +108,7 @@ def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | 
     image 0: the output is 0.00594 off at most, 7.8e-03 of its scale 0.7616
     """
     graph.check(x)
-    with evaluation(model), torch.no_grad():
+    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, x), output) as output:
         return apart(graph.approximation.interpolants, graph(x), pick(run(model, x), output)[0])
 
 
