@@ -9,6 +9,7 @@ from dmbp import __version__
 from dmbp.bench import PARTS as MEASURES
 from dmbp.learning.objective import LOSSES
 from dmbp.masks import SITES
+from dmbp.models.checkpoints import READERS
 from dmbp.split import UNMASKED
 
 EXPLAIN = "explain an image: prints the split, writes a figure (.png) and all arrays (.npz)"
@@ -25,7 +26,7 @@ BENCH_MODEL = (
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
 MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
-WEIGHTS = "weights to read instead: .safetensors, .npz, .pt, .pth"
+WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,7 +25,8 @@ from dmbp.errors import DmbpError
 from dmbp.extras import needs
 from dmbp.images import Preprocess
 from dmbp.models.digit_networks import NETWORKS, pretrained
-from dmbp.models.weights import fill, first, kind_of, load_weights, read_weights
+from dmbp.models.weights import load_weights
+from dmbp.models.words import first, kind_of
 
 DEMO, EVAL = "linreg-dmbp[demo]", "linreg-dmbp[eval]"
 
@@ -210,7 +211,7 @@ def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
         network.transform_input = True  # what torchvision's Inception and GoogLeNet weights were trained with
     # torchvision's DenseNet files have the names of long ago
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
-    return fill(network, {old.sub(r"\1\2", key): value for key, value in read_weights(weights).items()}, weights)
+    return load_weights(network, weights, lambda key: old.sub(r"\1\2", key))
 
 
 def _preset(transforms: Any) -> Preprocess:
