@@ -22,9 +22,9 @@ from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.result import Result
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
+from dmbp.runs.pictures import Pictures, runs
 from dmbp.runs.shelf import WAY_OUT, Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
-from linreg.capture.export import evaluation, run
 from linreg.numerals import whole_number
 from linreg.surroundings import plain
 from linreg.target import Target, cotangent, held
@@ -99,9 +99,10 @@ def explain_all(
     """Explain each of many images of one shape, in order, as `dmbp.explain` does one (to rounding).
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
-    needed. `targets` is one target for all (a class, weights of the output, None for the one score that there is), or
-    an iterable of one for each image. The options, `iterations` to `compiled`, are told in `Options`; `options` gives
-    them as one value, in which those given by a word of their own are changed.
+    needed; or a DataLoader or an iterable of batches of these. Of pairs (x, y) the first is the image, and, without
+    `targets`, the second its class. `targets` is one target for all (a class, weights of the output, None for the one
+    score that there is), or an iterable of one for each image. The options, `iterations` to `compiled`, are told in
+    `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
     The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
     footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
@@ -126,21 +127,21 @@ def explain_all(
     options = Options.of(options, words)
     if batch_size is not None:
         batch_size = _batch_size(batch_size)
-    one_by_one, count = _each(images)
+    pictures = Pictures(images, model)
     shelf = None if out is None else _shelf(Path(out), options)
 
     def explained() -> Iterator[Explained]:
-        tensors = _checked(one_by_one)
+        tensors = iter(pictures)
         if not (first := list(islice(tensors, batch_size or 1))):
             return
         graph = _graph(model, first)
         size = graph.batch or batch_size
         if batch_size not in (None, size):
             raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={batch_size}")
-        bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
+        bar = tqdm(total=pictures.count, desc="explaining images", disable=None if progress else True, miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
-            yield from batches.run(_questions(graph, chain(first, tensors), count, targets))
+            yield from batches.run(_questions(graph, chain(first, tensors), pictures, targets))
         finally:
             bar.close()
 
@@ -289,18 +290,6 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Explained:
     return Explained(**held)
 
 
-def _each(images: Images) -> tuple[Iterator[Any], int | None]:
-    """The images one after another, and how many there are, where they know it."""
-    try:
-        count = len(images) if isinstance(images, Sized) else None
-        if count is not None and hasattr(images, "__getitem__"):  # a Dataset need not be iterable
-            return (images[n] for n in range(count)), count
-        return iter(images), count
-    except TypeError:
-        came = "one number" if isinstance(images, Tensor) else type(images).__name__
-        raise DmbpError(f"images must be a tensor (M, …) or an iterable of tensors, not {came}") from None
-
-
 def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
     """The targets one after another, without end where one serves all."""
     if isinstance(targets, Tensor) and targets.is_floating_point() and tuple(targets.shape) == shape:
@@ -312,24 +301,6 @@ def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
     return targets  # type: ignore[return-value]
 
 
-def _checked(images: Iterator[Any]) -> Iterator[Tensor]:
-    """The images, detached, as long as they are finite tensors of one shape and dtype."""
-    first: Tensor | None = None
-    for n, x in enumerate(images):
-        if not isinstance(x, Tensor):
-            advice = ": of pairs give the first, (x for x, label in dataset)" if isinstance(x, tuple | list) else ""
-            raise DmbpError(f"image {n} must be a torch.Tensor, not {type(x).__name__}{advice}")
-        first = x if first is None else first
-        if x.shape != first.shape or x.dtype != first.dtype:
-            raise DmbpError(
-                f"image {n} is {tuple(x.shape)} of {x.dtype}, and image 0 {tuple(first.shape)} of {first.dtype}: all "
-                "must be of one shape and dtype"
-            )
-        if not x.isfinite().all():
-            raise DmbpError(f"image {n} holds NaN or infinite values: a linear region needs finite numbers")
-        yield x.detach().clone()  # whoever gives them may use one buffer for all
-
-
 @plain()
 def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor]) -> OperatorGraph:
     """The graph, traced on these images unless it is one."""
@@ -339,40 +310,41 @@ def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor]) -> Operat
         raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
     device = next(chain(model.parameters(), model.buffers(), images)).device
     example = torch.stack([x.to(device) for x in images])
-    if example.dim() > 1 and example.shape[1] == 1 and not _runs(model, example):
+    if example.dim() > 1 and example.shape[1] == 1 and not runs(model, example):
         example = example.squeeze(1)
     return trace(model, example)
 
 
-def _runs(model: nn.Module, example: Tensor) -> bool:
-    try:
-        with evaluation(model), torch.no_grad():
-            run(model, example)
-    except LinregError:
-        return False
-    return True
-
-
 def _questions(
-    graph: OperatorGraph, images: Iterator[Tensor], count: int | None, targets: Targets
+    graph: OperatorGraph, images: Iterator[Tensor], pictures: Pictures, targets: Targets
 ) -> Iterator[Question]:
     """Each image with its target, in the network's terms. Raises DmbpError, with the index, where one does not fit."""
     single, shape = replace(graph, batch=None), graph.shape(graph.output)
     output = torch.zeros(1, *shape, dtype=graph.dtype, device=graph.device)
-    each = _each_target(targets, shape)
+    each, count, scores = _each_target(targets, shape), pictures.count, output.numel()
     if count is not None and isinstance(each, Sized) and len(each) != count:
         raise DmbpError(f"there are {count} images, and {len(each)} targets")
     rest = iter(each)
     for n, image in enumerate(images):
         try:
-            target = next(rest)
+            target, label = next(rest), pictures.label()
         except StopIteration:
             raise DmbpError(f"image {n} has no target: there are {n} targets only") from None
         try:
+            if targets is None and label is not None and scores > 1:
+                target = _class(label)
             question = _question(single, n, image, target, output)
         except LinregError as error:
             raise DmbpError(f"image {n}: {error}") from error
         yield question
+
+
+def _class(label: Any) -> int:
+    """The class that the y of a pair (x, y) is."""
+    index = whole_number(label)
+    if index is None:
+        raise LinregError(f"the second of its pair is {label!r}, no class: say with `targets` which score to explain")
+    return index
 
 
 @plain()
