@@ -31,6 +31,7 @@ def explain(
     options: Options | None = None,
     snapshots: Sequence[int] = (),
     start: Masks | None = None,
+    pieces: int | None = None,
     progress: bool = True,
     callback: Callback | None = None,
     **words: Unpack[OptionWords],
@@ -41,7 +42,9 @@ def explain(
     images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). The options, `iterations` to
     `compiled`, are told in `Options`; `options` gives them as one value, in which those given by a word of their own
     are changed. `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
-    instead of B.1's (the optimiser's own state starts afresh). `progress` and `callback` are told in `learn_masks`.
+    instead of B.1's (the optimiser's own state starts afresh). `pieces` takes smooth units of a module, each as an
+    interpolant of so many pieces (see `linreg.trace`); without, they are refused. `progress` and `callback` are told in
+    `learn_masks`.
     Ctrl-C ends the learning and keeps what was reached.
 
     Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
@@ -55,7 +58,7 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    graph = model if isinstance(model, OperatorGraph) else trace(model, x)
+    graph = graph_of(model, x, pieces)
     lin, target = graph.linearize(x), held(target)
     kept: dict[int, Tensor] = {}
 
@@ -79,6 +82,17 @@ def explain(
         split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
         learned.interrupted, learned.seconds, kept, options,
     )  # fmt: skip
+
+
+def graph_of(model: nn.Module | OperatorGraph, x: Tensor, pieces: int | None) -> OperatorGraph:
+    """The graph, traced on x unless it is one. Raises DmbpError for pieces of what was traced before."""
+    if isinstance(model, OperatorGraph):
+        if pieces is not None:
+            raise DmbpError(
+                'pieces are for a module that is yet to be traced: linreg.trace(…, nonlinear="pwl", pieces=…)'
+            )
+        return model
+    return trace(model, x) if pieces is None else trace(model, x, nonlinear="pwl", pieces=pieces)
 
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:

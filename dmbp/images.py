@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dmbp.errors import DmbpError
+from dmbp.extras import install
 
 SMALLEST = 8  # pixels a side: below that a picture shows nothing that could be explained
 SKIMAGE = "skimage:"
@@ -75,7 +76,7 @@ def _reason(error: Exception) -> str:
 def _skimage_photo(photo: str) -> Path:
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise DmbpError(f'{SKIMAGE}{photo} needs scikit-image: pip install "linreg-dmbp[demo]"')
+        raise DmbpError(f"{SKIMAGE}{photo} needs scikit-image: {install('demo')}")
     files = sorted(Path(spec.origin).with_name("data").glob("*.[jp][pn]g"))
     photos = {file.stem: file for file in files}
     if photo not in photos:

@@ -29,6 +29,20 @@ MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the 
 WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
 
 
+LOSS = (
+    "what the masks minimise: all: y⁻ − y⁺ + |y~|, so that y⁺ and y⁻ take up the score (Eq. 10, default); +-: y⁻ − y⁺; "
+    "+: −y⁺; none: nothing is learned, and the map is c ⊙ x (Eq. 5)"
+)
+WHERE = (
+    "what is masked: gates: the output of each ReLU or other gate (Eq. 16, default); blocks: each residual block as a "
+    "whole, its shortcut included"
+)
+REST = (
+    "where the score that no mask touches, such as the last layer's bias, is counted: nuisance: once, in y~ (default); "
+    "both: in y⁺ and in y⁻ alike (Algorithm 1 to the letter)"
+)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; `command` of what it gives names the module of this package that runs."""
     whole = argparse.ArgumentParser(prog="dmbp", description="Split a network's score exactly: y = y⁺ + y⁻ + y~.")
@@ -52,9 +66,9 @@ def _inspect(command: argparse.ArgumentParser) -> None:
 def _explain(command: argparse.ArgumentParser) -> None:
     _inspect(command)
     command.add_argument("--iterations", type=_count, default=200, help="default: 200")
-    command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help="default: all (Eq. 10)")
-    command.add_argument("--sites", choices=tuple(SITES), default="gates", help="default: gates (Eq. 16)")
-    command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help="default: nuisance")
+    command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help=LOSS)
+    command.add_argument("--sites", choices=tuple(SITES), default="gates", help=WHERE)
+    command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help=REST)
     command.add_argument("--map", choices=("paper", "complete"), help=MAP)
     _out(command)
 

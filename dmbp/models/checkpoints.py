@@ -19,6 +19,7 @@ from dmbp.extras import needs
 from dmbp.models.words import kind_of
 
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where trainers put the weights, beside other things
+SAFETENSORS = 'pip install "safetensors"'
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -50,8 +51,8 @@ def opened(path: Path) -> Content:
 
 
 def _safetensors(path: Path) -> Content:
-    loader = needs("safetensors.torch", "safetensors")
-    with needs("safetensors", "safetensors").safe_open(path, "pt") as file:
+    loader = needs("safetensors.torch", SAFETENSORS)
+    with needs("safetensors", SAFETENSORS).safe_open(path, "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return Content(path, shapes, "", loader.load_file)
 

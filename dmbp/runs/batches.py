@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
-from dmbp.explanation import explain
+from dmbp.explanation import explain, graph_of
 from dmbp.files import writable
 from dmbp.learning.options import Options, OptionWords, takes_options
+from dmbp.progress import hidden
 from dmbp.result import Result
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.pictures import Pictures, runs
 from dmbp.runs.shelf import WAY_OUT, Shelf, digest
-from linreg import LinregError, OperatorGraph, trace
+from linreg import LinregError, OperatorGraph
 from linreg.numerals import whole_number
 from linreg.surroundings import plain
 from linreg.target import Target, cotangent, held
@@ -93,6 +94,7 @@ def explain_all(
     options: Options | None = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
+    pieces: int | None = None,
     progress: bool = True,
     **words: Unpack[OptionWords],
 ) -> Iterator[Explained]:
@@ -104,9 +106,10 @@ def explain_all(
     score that there is), or an iterable of one for each image. The options, `iterations` to `compiled`, are told in
     `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
-    The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
-    footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
-    network that takes only one batch size gets that (trace a module that takes no single image with `batch_size`).
+    The model is traced once, on the first batch, with `pieces` as in `dmbp.explain`. `batch_size` None takes as many
+    images as fit the free memory, by the footprint of one, but no more than make it faster; where memory runs out
+    nevertheless, batches are halved. A network that takes only one batch size gets that (trace a module that takes no
+    single image with `batch_size`).
 
     With `out` each image's values are written to that folder, NNNNNN.npz, as soon as its batch is done, and an image
     that is there already is read, not computed: Ctrl-C loses the batch at hand and nothing else, and the same call goes
@@ -134,11 +137,11 @@ def explain_all(
         tensors = iter(pictures)
         if not (first := list(islice(tensors, batch_size or 1))):
             return
-        graph = _graph(model, first)
+        graph = _graph(model, first, pieces)
         size = graph.batch or batch_size
         if batch_size not in (None, size):
             raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={batch_size}")
-        bar = tqdm(total=pictures.count, desc="explaining images", disable=None if progress else True, miniters=0)
+        bar = tqdm(total=pictures.count, desc="explaining images", disable=hidden(progress), miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
             yield from batches.run(_questions(graph, chain(first, tensors), pictures, targets))
@@ -302,17 +305,17 @@ def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
 
 
 @plain()
-def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor]) -> OperatorGraph:
+def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor], pieces: int | None) -> OperatorGraph:
     """The graph, traced on these images unless it is one."""
     if isinstance(model, OperatorGraph):
-        return model
+        return graph_of(model, images[0], pieces)
     if not isinstance(model, nn.Module):
         raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
     device = next(chain(model.parameters(), model.buffers(), images)).device
     example = torch.stack([x.to(device) for x in images])
     if example.dim() > 1 and example.shape[1] == 1 and not runs(model, example):
         example = example.squeeze(1)
-    return trace(model, example)
+    return graph_of(model, example, pieces)
 
 
 def _questions(

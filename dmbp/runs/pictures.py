@@ -31,7 +31,8 @@ class Pictures:
         if self.loaded and given.batch_sampler is not None:
             self.batches = True
         # A loader's length counts batches, if it is known at all.
-        self.items, self.count = (iter(given), None) if self.loaded else _opened(given)
+        items: tuple[Iterator[Any], int | None] = (iter(given), None) if self.loaded else _opened(given)
+        self.items, self.count = items
         self.labels = deque[Any]()
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from typing import Any
 
@@ -41,7 +41,18 @@ def run(model: nn.Module, example: Tensor) -> Any:
         first = str(error).strip().partition("\n")[0].rstrip(".:")
         why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
         advice = "model.eval()(example) must run and return its scores"
+        if _takes(model, example[None]):
+            advice = "it takes the example with a batch dimension more, example[None]"
         raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
+
+
+def _takes(model: nn.Module, example: Tensor) -> bool:
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.functional_call(model, buffers, (example.clone(),))
+        return True
+    return False
 
 
 def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
