@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from dmbp.errors import DmbpError
 from linreg import target
 from linreg.errors import LinregError
+from linreg.inputs import Inputs
 from linreg.text import counted, decimals, html_table, number, table
 
 PARTS = ("positive", "negative", "nuisance", "unmasked")
@@ -30,13 +31,14 @@ class Shares:
 
     score = ∇·x + Σ_k terms_k, to rounding (Eqs. 13, 14); `labels` are the names of the K constants. `complete` is the
     complete map (N, *picture), all that has a place (see `linreg.complete`); `unplaced` says which constants have none.
+    Of several inputs `mapping` is a row of those of all, and `complete` has their maps by name.
     """
 
     mapping: Tensor
     labels: tuple[str, ...]
     input_share: Tensor
     terms: Tensor
-    complete: Tensor
+    complete: Any
     unplaced: tuple[str, ...]
 
     @property
@@ -70,7 +72,15 @@ class Account(Protocol):
 
     @property
     def input(self) -> Tensor:
-        """x, (N, *input shape)."""
+        """x, (N, *input shape); several inputs in a row."""
+
+    @property
+    def layout(self) -> Inputs:
+        """The inputs that x holds."""
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        """What was held fixed, by name."""
 
     @property
     def weights(self) -> Tensor:
@@ -93,9 +103,10 @@ class Account(Protocol):
         """How exactly it all adds up."""
 
 
-def elementwise(account: Account, part: str) -> Tensor:
-    """∇ ⊙ x of one part, shaped like the input (Eq. 7)."""
-    return account.shares[part].mapping * account.input
+def elementwise(account: Account, *parts: str) -> Any:
+    """∇ ⊙ x of one part, or of several together, shaped like the input (Eq. 7); of several inputs {name: ∇ ⊙ x}."""
+    first, *others = (account.shares[part].mapping * account.input for part in parts)
+    return account.layout.parted(sum(others, first))
 
 
 def check_image(account: Account, image: int) -> None:

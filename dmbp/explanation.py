@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
-from dmbp.learning.learn import Callback, learn_masks
+from dmbp.learning.learn import Callback, Learned, learn_masks
 from dmbp.learning.objective import loss_name
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.masks import Masks
 from dmbp.result import Result, attribution
-from dmbp.split import decompose
+from dmbp.split import Split, decompose
 from linreg import OperatorGraph, trace
+from linreg.capture.example import Fixed
+from linreg.inputs import Given
 from linreg.numerals import whole_number
 from linreg.surroundings import plain
 from linreg.target import Target, held
@@ -25,9 +27,10 @@ from linreg.target import Target, held
 @plain()
 def explain(
     model: nn.Module | OperatorGraph,
-    x: Tensor,
+    x: Given,
     target: Target = None,
     *,
+    fixed: Fixed = None,
     options: Options | None = None,
     snapshots: Sequence[int] = (),
     start: Masks | None = None,
@@ -44,7 +47,8 @@ def explain(
     are changed. `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
     instead of B.1's (the optimiser's own state starts afresh). `pieces` takes smooth units of a module, each as an
     interpolant of so many pieces (see `linreg.trace`); without, they are refused. `progress` and `callback` are told in
-    `learn_masks`.
+    `learn_masks`. Several inputs are given in order or by name, those in `fixed` held fixed (see `linreg.trace`): the
+    maps are then by name, and sum to the same scores together.
     Ctrl-C ends the learning and keeps what was reached.
 
     Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
@@ -58,9 +62,9 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    graph = graph_of(model, x, pieces)
+    graph = graph_at(model, x, fixed, pieces)
     lin, target = graph.linearize(x), held(target)
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, Any] = {}
 
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         if iteration in wanted:
@@ -76,23 +80,30 @@ def explain(
     split = decompose(lin, learned.masks, target, options.unmasked)  # line 13 follows from it: `Result.attribution`
     if learned.iterations in wanted:
         kept[learned.iterations] = attribution(split)
+    return _result(split, learned, kept, options)
+
+
+def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: Options) -> Result:
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
         split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
-        learned.interrupted, learned.seconds, kept, options,
+        learned.interrupted, learned.seconds, snapshots, options,
     )  # fmt: skip
 
 
-def graph_of(model: nn.Module | OperatorGraph, x: Tensor, pieces: int | None) -> OperatorGraph:
-    """The graph, traced on x unless it is one. Raises DmbpError for pieces of what was traced before."""
-    if isinstance(model, OperatorGraph):
-        if pieces is not None:
-            raise DmbpError(
-                'pieces are for a module that is yet to be traced: linreg.trace(…, nonlinear="pwl", pieces=…)'
-            )
-        return model
-    return trace(model, x) if pieces is None else trace(model, x, nonlinear="pwl", pieces=pieces)
+def graph_at(model: nn.Module | OperatorGraph, x: Given, fixed: Fixed, pieces: int | None) -> OperatorGraph:
+    """The graph, traced on x unless it is one. Raises DmbpError where one that was traced is told how to trace it."""
+    if not isinstance(model, OperatorGraph):
+        words: dict[str, Any] = {} if pieces is None else {"nonlinear": "pwl", "pieces": pieces}
+        return trace(model, x, fixed=fixed, **words)
+    if fixed is not None:
+        raise DmbpError(
+            "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
+        )
+    if pieces is not None:
+        raise DmbpError('pieces are for a module that is yet to be traced: linreg.trace(…, nonlinear="pwl", pieces=…)')
+    return model
 
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:

@@ -13,6 +13,7 @@ from dmbp.errors import DmbpError
 from linreg import Linearization, Node, OperatorGraph
 from linreg.operators import Affine, Constant, Role
 from linreg.operators.sparse import diagonal
+from linreg.operators.structure import Reshape
 from linreg.target import Target, cotangent, unit
 
 Masks = Mapping[str, Tensor]
@@ -22,20 +23,24 @@ Sites = str | Sequence[str]
 def find_sites(graph: OperatorGraph, sites: Sites = "gates") -> tuple[str, ...]:
     """The nodes whose output is masked, in the order of the graph.
 
-    "gates": every elementwise gate, Σ Ŵ (Eq. 16). "blocks": a residual block φ(W h) + h is masked as a whole,
-    Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that only feed the sum; but not a sum that
-    only feeds gates, which mask it anyway. Only direct readers count, and any sum of data is a block, the output's
-    too. A sequence of node names is taken as it is. Raises DmbpError where nothing
-    is left to mask.
+    "gates": every elementwise gate, Σ Ŵ (Eq. 16), with weights behind it, w of Eq. 1. A last gate, behind which all is
+    only averaged, pooled or reshaped (SqueezeNet ends so), is no site unless it is the only gate, or named: a class's
+    score then has the same sign at all its units, so a mask on it would put all of y into y⁺. "blocks": a residual
+    block φ(W h) + h is masked as a whole, Σ (Ŵ + I) — its sum, with all that is added in it, instead of the gates that
+    only feed the sum; but not a sum that only feeds gates, which mask it anyway. Only direct readers count, and any sum
+    of data is a block, the output's too. A sequence of node names is taken as it is. Raises DmbpError where nothing is
+    left to mask.
 
     >>> import dmbp, linreg, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2), torch.nn.ReLU())
-    >>> dmbp.find_sites(linreg.trace(model, torch.ones(1, 2)))
-    ('1', '3')
+    >>> graph = linreg.trace(model, torch.ones(1, 2))
+    >>> dmbp.find_sites(graph), dmbp.find_sites(graph, ["1", "3"])
+    (('1',), ('1', '3'))
     """
     if isinstance(sites, str):
         check_rule(sites)
         found = tuple(node.name for node in graph.nodes if SITES[sites](graph, node))
+        found = _with_weights_behind(graph, found) or found
     else:
         wanted = {graph[name].name for name in sites}
         found = tuple(node.name for node in graph.nodes if node.name in wanted)
@@ -53,6 +58,22 @@ def check_rule(sites: object) -> None:
     """Raise DmbpError unless `sites` is a word that says where masks sit."""
     if not isinstance(sites, str) or sites not in SITES:
         raise DmbpError(f"sites must be one of {', '.join(map(repr, SITES))} or names of nodes, not {sites!r}")
+
+
+def _with_weights_behind(graph: OperatorGraph, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the nodes that are no gate at the end, from which the output is only averaged, pooled or reshaped."""
+    end = {graph.output}
+    for node in reversed(graph.nodes):
+        readers = graph.consumers(node.name)
+        if readers and all(reader.name in end and _keeps_signs(reader) for reader in readers):
+            end.add(node.name)
+    return tuple(name for name in names if not (name in end and graph[name].is_gate))
+
+
+def _keeps_signs(node: Node) -> bool:
+    """Whether no weight or shift comes in: what goes through is averaged, chosen, rearranged, or cut by a gate."""
+    chosen = node.operator.role in (Role.AVERAGE, Role.MAX_POOL, Role.CONCATENATION, Role.GATE)
+    return chosen or isinstance(node.operator, Reshape)
 
 
 def _is_sum(node: Node) -> bool:
@@ -111,8 +132,8 @@ class Masked(Affine):
     def shares(self, grad: Tensor) -> list[tuple[Constant, Tensor]]:
         return self.affine.shares(self.mask * grad)
 
-    def located(self, grad: Tensor, dims: Sequence[int]) -> list[Tensor]:
-        return self.affine.located(self.mask * grad, dims)
+    def behind(self, grad: Tensor) -> tuple[Affine, Tensor]:
+        return self.affine.behind(self.mask * grad)
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return self.mask * self.affine.linear(*inputs)

@@ -19,6 +19,7 @@ from dmbp.errors import DmbpError
 from dmbp.files import whole
 from dmbp.learning.options import Options
 from dmbp.split import Split
+from linreg.inputs import INPUT
 from linreg.text import counted
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ class Result:
     updates: Tensor
     interrupted: bool
     seconds: float
-    snapshots: dict[int, Tensor]
+    snapshots: dict[int, Any]
     options: Options
 
     def __repr__(self) -> str:
         """How it was made, and the sum of the first image, in two lines."""
-        images, shape = len(self.input), "×".join(map(str, self.input.shape[1:]))
+        images = len(self.input)
+        shape = " and ".join("×".join(map(str, entry.shape)) for entry in self.account.layout.data)
         after = "interrupted after " if self.interrupted else ""
         made = f"{after}{counted(self.iterations, 'iteration')} in {self.seconds:.1f} s"
         first = as_sum(self.account, 0) + and_more(self.account, 1)
@@ -98,8 +100,13 @@ class Result:
 
     @property
     def input(self) -> Tensor:
-        """x, (N, *input shape)."""
+        """x, (N, *input shape); several inputs in a row."""
         return self.account.input
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the network was given, by name: its data, (N, *shape) each, and what was held fixed."""
+        return {**self.account.layout.by_name(self.input), **self.account.fixed}
 
     @property
     def target(self) -> Tensor:
@@ -127,19 +134,20 @@ class Result:
         return self.account.checks
 
     @property
-    def positive(self) -> Tensor:
-        """∇⁺ ⊙ x, shaped like x."""
+    def positive(self) -> Any:
+        """∇⁺ ⊙ x, shaped like x; of several inputs {name: ∇⁺ ⊙ x}."""
         return elementwise(self.account, "positive")
 
     @property
-    def negative(self) -> Tensor:
-        """∇⁻ ⊙ x, shaped like x."""
+    def negative(self) -> Any:
+        """∇⁻ ⊙ x, shaped like x; of several inputs {name: ∇⁻ ⊙ x}."""
         return elementwise(self.account, "negative")
 
     @property
-    def attribution(self) -> Tensor:
+    def attribution(self) -> Any:
         """a(x) = ∇⁺ ⊙ x + ∇⁻ ⊙ x, shaped like x (Eq. 7); with loss "none" it is c ⊙ x (Eq. 5).
 
+        Of several inputs {name: a}; they sum to the same y⁺ + y⁻ together, with the bias terms.
         To draw or rank pixels, sum over the channels, and never take the absolute value first.
         """
         if self.loss == "none":  # nothing was set aside as nuisance: what no mask touches belongs to the map
@@ -147,7 +155,7 @@ class Result:
         return attribution(self.account)
 
     @property
-    def complete(self) -> Tensor:
+    def complete(self) -> Any:
         """The complete map, (N, *picture): with each term of y⁺ + y⁻ that has a place on the picture at its place.
 
         By Eq. 14 a part is y⁺ = ∇⁺·x + Σ_k g_k·β_k, and `attribution` shows ∇⁺ ⊙ x, what comes straight from pixels.
@@ -157,11 +165,15 @@ class Result:
             complete = Σ_channels (∇⁺ ⊙ x + ∇⁻ ⊙ x) + Σ_layers (shares of positions, spread over their pixels),
 
         and what it sums to, with `shares[part].rest` that has no place (a bias behind the last pool), is y⁺ + y⁻. With
-        loss "none" it is that of y. `shares[part].complete` has the parts; `split.complete(part)` tells it by layer.
+        loss "none" it is that of y. `shares[part].complete` has the parts; `split.complete(part)` tells it by layer. Of
+        several inputs {name: map}.
         """
         if self.loss == "none":
             return self.shares["y"].complete
-        return self.shares["positive"].complete + self.shares["negative"].complete
+        positive, negative = (self.shares[part].complete for part in ("positive", "negative"))
+        if isinstance(positive, Mapping):
+            return {name: positive[name] + negative[name] for name in positive}
+        return positive + negative
 
     def plot(self, image: int = 0, **options: Any) -> Figure:
         """The figure of one image of the batch; `dmbp.plot.draw_explanation` says what it shows and takes."""
@@ -170,27 +182,39 @@ class Result:
         return draw_explanation(self, image, **options)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options."""
+        """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options.
+
+        Of several inputs each has its own, "attribution/image"; what was held fixed is "fixed/lengths".
+        """
         found: dict[str, Any] = {name: getattr(self.checks, name) for name in ERRORS}
-        found |= {"input": self.input, "target": self.target, "attribution": self.attribution}
-        found["complete"] = self.complete
         for line in LINES:
             shares = self.shares[line]
-            found |= {line: self.scores[line], f"{line}_attribution": elementwise(self.account, line)}
-            found |= {f"{line}_mapping": shares.mapping, f"{line}_input_share": shares.input_share}
-            found[f"{line}_complete"] = shares.complete
+            found |= {line: self.scores[line], f"{line}_input_share": shares.input_share}
             found[f"{line}_ledger"] = shares.terms
         found |= {f"history_{part}": values for part, values in self.history.items()}
-        found |= {f"snapshot/{count}": value for count, value in self.snapshots.items()} | {"updates": self.updates}
+        found |= self._maps() | {"target": self.target, "updates": self.updates}
+        found |= {f"fixed/{name}": value for name, value in self.account.fixed.items()}
         found |= {f"mask/{site}": mask for site, mask in self.masks.items()}
         found |= {f"initial_mask/{site}": mask for site, mask in self.initial.items()}
         arrays = {name: value.numpy(force=True) for name, value in found.items()}
         texts = {"ledger_terms": self.shares["y"].labels, "certificate": self.checks.certificate}
-        texts["unplaced_terms"] = self.shares["y"].unplaced
+        texts |= {"unplaced_terms": self.shares["y"].unplaced, "inputs": tuple(self.account.layout)}
+        if texts["inputs"] == (INPUT,):
+            del texts["inputs"]
         arrays |= {name: np.array(text, str) for name, text in texts.items()}
         made = {"loss": self.loss, "unmasked_goes_to": self.counting, "iterations": self.iterations}
         made |= {"interrupted": self.interrupted, "seconds": self.seconds, "options": json.dumps(self.options.record())}
         return arrays | {name: np.array(value) for name, value in made.items()} | {"dmbp_result": np.array(FORMAT)}
+
+    def _maps(self) -> dict[str, Tensor]:
+        """x and all that is shaped like it, by name; of several inputs as "attribution/image"."""
+        layout = self.account.layout
+        maps = {"input": layout.parted(self.input), "attribution": self.attribution, "complete": self.complete}
+        for line in LINES:
+            shares = self.shares[line]
+            maps |= {f"{line}_mapping": layout.parted(shares.mapping), f"{line}_complete": shares.complete}
+            maps[f"{line}_attribution"] = elementwise(self.account, line)
+        return by_input(maps | {f"snapshot/{count}": value for count, value in self.snapshots.items()})
 
     def save(self, path: str | Path) -> Path:
         """Write `arrays()` to a compressed .npz file, whole or not at all, and return its path; `dmbp.load` reads it.
@@ -227,6 +251,14 @@ def npz(path: str | Path) -> Path:
     return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
 
 
-def attribution(split: Account) -> Tensor:
-    """a(x) = ∇⁺ ⊙ x + ∇⁻ ⊙ x, shaped like x (Eq. 7)."""
-    return elementwise(split, "positive") + elementwise(split, "negative")
+def attribution(split: Account) -> Any:
+    """a(x) = ∇⁺ ⊙ x + ∇⁻ ⊙ x, shaped like x (Eq. 7); of several inputs {name: a}."""
+    return elementwise(split, "positive", "negative")
+
+
+def by_input(maps: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Maps by their names; those of several inputs as "map/input"."""
+    found: dict[str, Tensor] = {}
+    for name, value in maps.items():
+        found |= {f"{name}/{of}": part for of, part in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found

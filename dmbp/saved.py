@@ -20,6 +20,7 @@ from dmbp.errors import DmbpError
 from dmbp.learning.objective import LOSSES, RecordedLoss
 from dmbp.learning.options import Options
 from dmbp.result import ERRORS, FORMAT, Result, npz
+from linreg.inputs import INPUT, Input, Inputs
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -34,27 +35,47 @@ class Record:
     scores: Mapping[str, Tensor]
     shares: Mapping[str, Shares]
     checks: Checks
+    layout: Inputs
+    fixed: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, arrays: Arrays) -> Record:
         """From `Result.arrays`."""
         held = {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind != "U"}
         labels, unplaced = (tuple(arrays[name].tolist()) for name in ("ledger_terms", "unplaced_terms"))
+        layout = _layout(arrays)
 
         def shares(line: str) -> Shares:
-            own = (held[f"{line}_{name}"] for name in ("mapping", "input_share", "ledger", "complete"))
-            mapping, input_share, terms, complete = own
+            mapping, complete = (_map(f"{line}_{name}", held, layout) for name in ("mapping", "complete"))
+            input_share, terms = (held[f"{line}_{name}"] for name in ("input_share", "ledger"))
+            mapping = layout.row(mapping) if layout.several else mapping
             return Shares(mapping, labels, input_share, terms, complete, unplaced)
 
         errors = {name: held[name] for name in ERRORS}
+        x = _map("input", held, layout)
         return cls(
-            input=held["input"],
+            layout=layout,
+            fixed=_under("fixed/", arrays),
+            input=layout.row(x) if layout.several else x,
             weights=held["target"],
             counting=str(arrays["unmasked_goes_to"]),
             scores={line: held[line] for line in LINES},
             shares={line: shares(line) for line in LINES},
             checks=Checks(certificate=tuple(arrays["certificate"].tolist()), **errors),
         )
+
+
+def _layout(arrays: Arrays) -> Inputs:
+    """The data inputs of the network."""
+    names = tuple(arrays["inputs"].tolist()) if "inputs" in arrays else (INPUT,)
+    values = {name: arrays["input" if len(names) == 1 else f"input/{name}"] for name in names}
+    dtypes = {name: torch.from_numpy(value[:0]).dtype for name, value in values.items()}
+    return Inputs(tuple(Input(name, value.shape[1:], dtypes[name]) for name, value in values.items()))
+
+
+def _map(name: str, held: Mapping[str, Tensor], layout: Inputs) -> Any:
+    """A map, or those of several inputs by name."""
+    return {of: held[f"{name}/{of}"] for of in layout} if layout.several else held[name]
 
 
 def load(path: str | Path) -> Result:
@@ -107,9 +128,21 @@ def _result(arrays: Arrays) -> Result:
         updates=torch.from_numpy(arrays["updates"]),
         interrupted=bool(arrays["interrupted"]),
         seconds=float(arrays["seconds"]),
-        snapshots={int(count): value for count, value in _under("snapshot/", arrays).items()},
+        snapshots=_snapshots(_under("snapshot/", arrays)),
         options=_options(json.loads(str(arrays["options"]))),
     )
+
+
+def _snapshots(held: Mapping[str, Tensor]) -> dict[int, Any]:
+    """By the number of updates; "20/image" is that of one of several inputs."""
+    found: dict[int, Any] = {}
+    for name, value in held.items():
+        count, _, of = name.partition("/")
+        if of:
+            found.setdefault(int(count), {})[of] = value
+        else:
+            found[int(count)] = value
+    return found
 
 
 def _options(record: dict[str, Any]) -> Options:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from dmbp.account import PARTS as PARTS  # people find the names of the parts he
 from dmbp.errors import DmbpError
 from dmbp.masks import Masks, check_masks, masked
 from linreg import Ledger, Linearization, Node
-from linreg.complete import CompleteMap
+from linreg.inputs import Inputs
 from linreg.target import Target, cotangent, held, sum_per_image
 
 UNMASKED = ("nuisance", "both")
@@ -63,8 +65,18 @@ class Split:
 
     @property
     def input(self) -> Tensor:
-        """x, (N, *input shape)."""
+        """x, (N, *input shape); several inputs in a row, which `lin.inputs` has by name."""
         return self.lin.input
+
+    @property
+    def layout(self) -> Inputs:
+        """The inputs that x holds."""
+        return self.lin.graph.inputs
+
+    @property
+    def fixed(self) -> Mapping[str, Tensor]:
+        """What was held fixed, by name."""
+        return self.lin.graph.bound
 
     @property
     def weights(self) -> Tensor:
@@ -110,11 +122,8 @@ class Split:
 
     @cached_property
     def shares(self) -> dict[str, Shares]:
-        """Where y and each of its parts come from: what of the ledgers the table and the picture need.
-
-        The ledgers are made for it and let go: with gates' offsets they take as much as all hidden units.
-        """
-        return {line: _shares(ledger) for line, ledger in self._make_ledgers().items()}
+        """Where y and each of its parts come from: what of the ledgers the table and the picture need."""
+        return {line: _shares(self.ledger(line)) for line in LINES}
 
     @cached_property
     def checks(self) -> Checks:
@@ -126,15 +135,22 @@ class Split:
     def ledger(self, part: str) -> Ledger:
         """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇."""
         _check_line(part)
-        return self._ledgers[part]
+        if part == "y":
+            return self._whole
+        if part == "nuisance":
+            return self._whole - self._books["positive"] - self._books["negative"]
+        return self._books[part]
 
-    def attribution(self, part: str) -> Tensor:
-        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7)."""
+    def attribution(self, part: str) -> Any:
+        """∇ ⊙ x of one part, or of y, shaped like the input (Eq. 7); of several inputs {name: ∇ ⊙ x}."""
         _check_line(part)
         return elementwise(self, part)
 
-    def complete(self, part: str) -> CompleteMap:
-        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`."""
+    def complete(self, part: str) -> Any:
+        """Every term of one part, or of y, at its place on the picture: map + rest = y⁺ (…); see `linreg.complete`.
+
+        A `CompleteMap`, or `CompleteMaps` of several inputs.
+        """
         return self.ledger(part).complete()
 
     @property
@@ -142,16 +158,16 @@ class Split:
         return self.unmasked if self.counting == "nuisance" else torch.zeros_like(self.unmasked)
 
     @cached_property
-    def _ledgers(self) -> dict[str, Ledger]:
-        return self._make_ledgers()
+    def _whole(self) -> Ledger:
+        return self.lin.ledger(self.target)
 
-    def _make_ledgers(self) -> dict[str, Ledger]:
-        whole = self.lin.ledger(self.target)
+    @cached_property
+    def _books(self) -> dict[str, Ledger]:
+        """The ledgers of the masked passes, by part."""
         plus, minus, unmasked = (part.ledger(self.target) for part in self.passes)
         if self.counting == "nuisance":
             plus, minus = plus - unmasked, minus - unmasked
-        rest = whole - plus - minus
-        return {"y": whole, "positive": plus, "negative": minus, "nuisance": rest, "unmasked": unmasked}
+        return {"positive": plus, "negative": minus, "unmasked": unmasked}
 
 
 def _check_line(line: str) -> None:

@@ -12,12 +12,15 @@ even ground. It is positive, so that nothing is sharpened and no sign changes; w
 stays where it is. As each column of K sums to 1, the map sums to what the terms do. What has no place (the output's
 bias, what follows a flattening or a global pool) is kept apart, by name: Σ_i map_i + rest = y.
 
+Of several inputs each has a map of its own, with its own c ⊙ x. A constant is laid on the pictures that its node looks
+at and has places on; where these are several, each gets an equal share of it: Σ_inputs Σ_i map_i + rest = y.
+
 Indices: n image, i pixel, q position of a node, k constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -112,8 +115,6 @@ def complete_map(ledger: Ledger) -> CompleteMap:
     """What `Ledger.complete` gives. Raises LinregError for a ledger that was made without a graph."""
     if INPUT not in ledger.geometries:
         raise LinregError("the ledger was made without a graph, which tells where its terms lie: use lin.ledger(…)")
-    own = ledger.geometries[INPUT]
-    channels = [dim for dim in range(1, ledger.x.dim()) if dim not in {axis.dim for axis in own.axes}]
     placed: dict[str, Tensor] = {}
     unplaced: dict[str, Tensor] = {}
     why: dict[str, str] = {}
@@ -122,9 +123,94 @@ def complete_map(ledger: Ledger) -> CompleteMap:
             unplaced[label], why[label] = term.total, ledger.geometries[term.node].why
         else:
             placed[term.node] = placed[term.node] + term.places if term.node in placed else term.places
-    return CompleteMap(
-        ledger.input.sum(channels) if channels else ledger.input, placed, ledger.geometries, unplaced, why
-    )
+    pixels = _over_channels(ledger.input, ledger.geometries[INPUT])
+    return CompleteMap(pixels, placed, ledger.geometries, unplaced, why)
+
+
+@dataclass(frozen=True, eq=False)
+class CompleteMaps(Mapping[str, CompleteMap]):
+    """A score laid on several inputs, by name: all maps + `rest` = the score.
+
+    `map` has them all, {name: (N, *picture)}; what no input has a place for is `unplaced`, by label, and `why` says
+    why. An input that is no picture, (N, features), has the sum of its c ⊙ x, (N,).
+    """
+
+    parts: Mapping[str, CompleteMap]
+    unplaced: Mapping[str, Tensor]
+    why: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> CompleteMap:
+        return self.parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def map(self) -> dict[str, Tensor]:
+        """All that has a place, {name: (N, *picture)}, in units of the score for each pixel."""
+        return {name: part.map for name, part in self.parts.items()}
+
+    @property
+    def rest(self) -> Tensor:
+        """What has no place on any input, (N,)."""
+        return sum(self.unplaced.values(), self.pixel_share * 0)
+
+    @property
+    def total(self) -> Tensor:
+        """All maps and the rest, (N,): the score, to rounding."""
+        return sum((part.total for part in self.parts.values()), self.rest)
+
+    @property
+    def pixel_share(self) -> Tensor:
+        """What comes straight from the inputs, (N,)."""
+        return torch.stack([part.pixel_share for part in self.parts.values()]).sum(0)
+
+    @property
+    def placed_share(self) -> Tensor:
+        """What comes from constants that have a place, (N,)."""
+        return torch.stack([part.placed_share for part in self.parts.values()]).sum(0)
+
+    def __add__(self, other: CompleteMaps) -> CompleteMaps:
+        return self._combined(other, 1)
+
+    def __sub__(self, other: CompleteMaps) -> CompleteMaps:
+        """Term by term, of the maps of one graph."""
+        return self._combined(other, -1)
+
+    def _combined(self, other: CompleteMaps, sign: int) -> CompleteMaps:
+        parts = {name: part._combined(other.parts[name], sign) for name, part in self.parts.items()}
+        unplaced = {label: share + sign * other.unplaced[label] for label, share in self.unplaced.items()}
+        return CompleteMaps(parts, unplaced, self.why)
+
+
+def complete_maps(ledger: Ledger) -> CompleteMaps:
+    """What `Ledger.complete` gives for several inputs."""
+    assert ledger.inputs is not None
+    placed: dict[str, dict[str, Tensor]] = {name: {} for name in ledger.views}
+    unplaced: dict[str, Tensor] = {}
+    why: dict[str, str] = {}
+    for label, term in zip(ledger.labels, ledger.terms, strict=True):
+        if not term.views:
+            unplaced[label] = term.total
+            why[label] = "; ".join(f"on '{name}': {view[term.node].why}" for name, view in ledger.views.items())
+        for name, share in term.views.items():
+            shared = share / len(term.views)
+            before = placed[name].get(term.node)
+            placed[name][term.node] = shared if before is None else before + shared
+    parts = {}
+    for name, values in ledger.by_input().items():
+        own = ledger.views[name][ledger.inputs.nodes[name]]
+        parts[name] = CompleteMap(_over_channels(values, own), placed[name], ledger.views[name], {}, {})
+    return CompleteMaps(parts, unplaced, why)
+
+
+def _over_channels(values: Tensor, own: Geometry) -> Tensor:
+    """c ⊙ x of an input, summed over what are no axes of its picture."""
+    channels = [dim for dim in range(1, values.dim()) if dim not in {axis.dim for axis in own.axes}]
+    return values.sum(channels) if channels else values
 
 
 @undisturbed()

@@ -18,7 +18,7 @@ Indices: a axis, k data input of a node, p position of an input, q of the node.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
-from linreg.operators import Affine
+from linreg.operators import Constant
 from linreg.operators.reach import IN_ONE, TOGETHER, Follows, Placed, Reach, extended, whole
 from linreg.operators.sparse import Array
 from linreg.text import table
@@ -139,17 +139,16 @@ class Geometry:
         numbers = [str(axis.number) for axis in self.axes if axis.loss and str(axis.loss) == str(self.loss)]
         return f"{self.loss} (dimension{'s' * (len(numbers) > 1)} {', '.join(numbers)} of the input)" if numbers else ""
 
-    def located(self, affine: Affine, grad: Tensor) -> Sequence[Tensor | None]:
-        """Each constant's share of the score by position on the picture, (N, *positions); None without a place.
+    def located(self, constant: Constant, grad: Tensor) -> Tensor | None:
+        """A constant's share of the score by position on the picture, (N, *positions); None without a place.
 
         `grad` is the score's gradient at the node's value, (N, *shape). What the node holds at one position (channels,
         features) is summed up.
         """
         if not self.placed:
-            return [None] * len(affine.constants)
-        shares = affine.located(grad, [axis.dim for axis in self.axes if axis.dim is not None])
-        sizes = [1 if axis.dim is None else grad.shape[axis.dim] for axis in self.axes]
-        return [share.reshape(len(grad), *sizes) for share in shares]
+            return None
+        share = constant.located(grad, [axis.dim for axis in self.axes if axis.dim is not None])
+        return share.reshape(len(grad), *(1 if axis.dim is None else grad.shape[axis.dim] for axis in self.axes))
 
     @property
     def stride(self) -> tuple[float, ...]:
@@ -182,21 +181,41 @@ class Geometry:
         return f"Geometry('{self.node}', ({shape}): stride {stride}, first centre {offset}, field {field})"
 
 
-def geometries(graph: OperatorGraph, axes: Sequence[int] | None = None) -> dict[str, Geometry]:
+def geometries(
+    graph: OperatorGraph, axes: Sequence[int] | None = None, input: str | None = None
+) -> dict[str, Geometry]:
     """Where the units of "input" and of every node look, by name; what has no place says why, and nothing is refused.
 
     `axes` are the dimensions of the input along which the picture lies, with the batch first: (2, 3) for (N, C, H, W).
-    By default all after the channels, which are dimension 1. Raises LinregError where the input has no such dimension.
+    By default all after the channels, which are dimension 1. Of several inputs `input` says which is the picture.
+    Raises LinregError where the input has no such dimension, or there is no such input.
     """
-    shape = graph.input_shape
+    root = _root(graph, input)
+    shape = graph.shape(root)
     numbers = tuple(range(2, len(shape) + 1)) if axes is None else tuple(axes)
     if any(number not in range(1, len(shape) + 1) for number in numbers) or len(set(numbers)) < len(numbers):
         sizes = ", ".join(map(str, shape))
         raise LinregError(f"axes must be different dimensions of the input (N, {sizes}), from 1 on, not {numbers}")
-    found = {INPUT: Geometry(INPUT, shape, tuple(_own(number, shape[number - 1]) for number in numbers))}
-    for node in graph.nodes:
-        found[node.name] = _look(node, [found[name] for name in node.inputs])
+    found = {root: Geometry(root, shape, tuple(_own(number, shape[number - 1]) for number in numbers))}
+    seeing = graph.after(root)
+    for node in (node for node in graph.nodes if node.name != root):
+        if node.name in seeing:
+            found[node.name] = _look(node, [found[name] for name in node.inputs], seeing)
+        else:
+            nowhere = (_nowhere(node, axis) for axis in found[root].axes)
+            found[node.name] = Geometry(node.name, node.shape, tuple(nowhere))
     return found
+
+
+def _root(graph: OperatorGraph, input: str | None) -> str:
+    """The node that is the picture: "input", or one of several inputs."""
+    names = graph.inputs.nodes
+    if len(names) == 1 and input in (None, INPUT, *names):
+        return INPUT
+    if input not in names:
+        listed = ", ".join(map(repr, names))
+        raise LinregError(f"the network has several inputs, {listed}: say by input= which is the picture")
+    return names[input]
 
 
 def summary(graph: OperatorGraph, axes: Sequence[int] | None = None) -> str:
@@ -214,8 +233,8 @@ def _loss(node: Node, why: str, refused: bool = False) -> Loss:
     return Loss(node.name, node.operator.kind, node.source, why, refused)
 
 
-def _look(node: Node, inputs: list[Geometry]) -> Geometry:
-    """A node's geometry from those of its inputs."""
+def _look(node: Node, inputs: list[Geometry], seeing: Container[str]) -> Geometry:
+    """A node's geometry from those of its inputs, of which those not in `seeing` see nothing of the picture."""
     if 0 in node.shape or all(0 in x.shape for x in inputs):
         return Geometry(node.name, node.shape, tuple(_nowhere(node, axis) for axis in inputs[0].axes))
     operands = [Placed(x.shape, frozenset(a.dim - 1 for a in x.axes if a.dim is not None)) for x in inputs]
@@ -224,12 +243,14 @@ def _look(node: Node, inputs: list[Geometry]) -> Geometry:
         follows = node.operator.reach(operands, node.shape)
     except LinregError as error:
         refusal = str(error)
-    # What holds no element makes no claim.
-    follows = tuple(None if 0 in x.shape else to for x, to in zip(inputs, follows, strict=True))
+    # What holds no element makes no claim, nor what sees nothing.
+    claims = (x.node in seeing and 0 not in x.shape for x in inputs)
+    follows = tuple(to if claim else None for to, claim in zip(follows, claims, strict=True))
     axes = []
     for own in zip(*(x.axes for x in inputs), strict=True):
         read = [(name, axis, to) for name, axis, to in zip(node.inputs, own, follows, strict=True) if to is not None]
-        joined = _join(node, [(name, _follow(axis, to, node)) for name, axis, to in read])
+        branches = [(name, _follow(axis, to, node)) for name, axis, to in read]
+        joined = _join(node, branches) if branches else _nowhere(node, own[0])
         if refusal and any(axis.dim is not None for axis in own):
             joined = replace(joined, centres=None, loss=_loss(node, refusal, refused=True))
         axes.append(joined)

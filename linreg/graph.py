@@ -13,7 +13,11 @@ from torch import Tensor
 
 from linreg.approximation import Approximation
 from linreg.errors import LinregError
+from linreg.inputs import INPUT as INPUT
+from linreg.inputs import Given, Input, Inputs, check_bound, check_data
+from linreg.inputs import check_shape as check_shape
 from linreg.operators import Affine, Gate, Operator
+from linreg.operators.given import Conditions
 from linreg.surroundings import plain, undisturbed
 from linreg.text import table
 
@@ -25,24 +29,7 @@ if TYPE_CHECKING:  # what methods make of a graph: their files import this one
     from linreg.linearization import Linearization
     from linreg.module import Network
 
-INPUT = "input"
 T = TypeVar("T")
-
-
-def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None) -> None:
-    """Raise LinregError unless x is a tensor (N, *shape), N any number but 0, or `batch` if that is not None."""
-    if not isinstance(x, Tensor):
-        raise LinregError(f"the input must be a torch.Tensor, not {type(x).__name__}")
-    if tuple(x.shape[1:]) != shape or x.dim() == 0 or x.shape[0] == 0:
-        wanted = ", ".join(map(str, ("N" if batch is None else batch, *shape)))
-        alone = ": it lacks the batch dimension, which x[None] adds" if tuple(x.shape) == shape else ""
-        raise LinregError(f"the input must have shape ({wanted}), not {tuple(x.shape)}{alone}")
-    if batch is not None and x.shape[0] != batch:
-        raise LinregError(
-            f"this network fixes its batch size, and was traced with {batch} images, not {x.shape[0]}: "
-            "its forward holds the number of inputs as a constant, as len(x) does: use x.shape[0], or trace it with "
-            "an example of that batch size"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +65,8 @@ class OperatorGraph:
 
     `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
     or None if it takes any. `fused` tells which node took up a node that is no longer there. `approximation` lists the
-    interpolants of smooth units, and how far they take the graph from the model on its example.
+    interpolants of smooth units, and how far they take the graph from the model on its example. `inputs` has what the
+    network takes, by name; several data inputs are laid in a row, of `input_shape` (see `linreg.inputs`).
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -98,6 +86,9 @@ class OperatorGraph:
     batch: int | None = None
     fused: Mapping[str, str] = field(default_factory=dict)
     approximation: Approximation = field(default_factory=Approximation)
+    signature: Inputs | None = None
+    conditions: Conditions = field(default_factory=Conditions)
+    bound: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Node:
         try:
@@ -113,21 +104,49 @@ class OperatorGraph:
         counts = {"operator": len(self.nodes), "gate": sum(node.is_gate for node in self.nodes)}
         size = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
         images = "N" if self.batch is None else self.batch
-        return f"OperatorGraph(({images}, {shape}) to '{self.output}': {size}, {self.dtype})"
+        taken = f"({images}, {shape})"
+        if self.signature is not None:
+            taken = "; ".join(map(str, self.signature.entries))
+        return f"OperatorGraph({taken} to '{self.output}': {size}, {self.dtype})"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Given) -> Tensor:
         """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""
-        self.check(x)
+        graph, x = self.take(x)
         with torch.no_grad():
-            return self.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
+            return graph.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the network takes, {name: Input}: one called "input", or the model's arguments by name."""
+        return self.signature or Inputs((Input(INPUT, self.input_shape, self.dtype),))
+
+    def bind(self, fixed: Mapping[str, Tensor]) -> OperatorGraph:
+        """The network with its fixed inputs at these values, by name: one that takes data alone.
+
+        A fixed input that is another for each image makes it a network of so many images. Raises LinregError where one
+        is missing, unknown, or does not fit.
+        """
+        from linreg.binding import bind
+
+        return bind(self, fixed)
+
+    def take(self, given: Given) -> tuple[OperatorGraph, Tensor]:
+        """The graph, bound to the fixed inputs if there are any, and what is given as data: one tensor, or the row.
+
+        `given` are the inputs in order or by name; for a network of data alone also the row itself, (N, *input_shape).
+        Raises LinregError where one does not fit.
+        """
+        from linreg.binding import take
+
+        return take(self, given)
 
     @plain()
-    def linearize(self, x: Tensor) -> Linearization:
+    def linearize(self, x: Given) -> Linearization:
         """Freeze every gate at x (N, *input_shape): the affine function that the network is there (Eqs. 3, 4, 13).
 
-        It keeps a copy of x, and computes in the graph's dtype, under autocast too.
-
-        Raises LinregError where x has another shape, dtype or device than the graph, or is not finite.
+        A network of several inputs takes them in order, `linearize((x1, x2))`, or by name. It keeps a copy of x, and
+        computes in the graph's dtype, under autocast too. Raises LinregError where x has another shape, dtype or device
+        than the graph, or is not finite.
 
         >>> import torch, linreg
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -142,7 +161,7 @@ class OperatorGraph:
         """
         from linreg.linearization import Linearization
 
-        self.check(x)
+        graph, x = self.take(x)
         x = x.detach().clone()  # the caller may use its memory for the next image
         frozen: dict[str, Affine] = {}
 
@@ -151,10 +170,10 @@ class OperatorGraph:
             return affine(*inputs)
 
         with torch.no_grad():
-            output = self.evaluate({INPUT: x}, step)
+            output = graph.evaluate({INPUT: x}, step)
         if not output.isfinite().all():
-            raise LinregError(self._overflow(x, frozen))
-        return Linearization(self, x, frozen, output)
+            raise LinregError(graph._overflow(x, frozen))
+        return Linearization(graph, x, frozen, output)
 
     @undisturbed()
     def evaluate(
@@ -218,7 +237,7 @@ class OperatorGraph:
             if node.name in before:
                 before.update(node.inputs)
         if stop not in after:
-            back = " (the other way round there is one)" if start in self._after(stop) else ""
+            back = " (the other way round there is one)" if start in self.after(stop) else ""
             raise LinregError(f"no path leads from '{start}' to '{stop}'{back}")
         return tuple(n for n in self.nodes if n.name in after & before and n.name != start)
 
@@ -241,27 +260,27 @@ class OperatorGraph:
         """Shape of a node's value for one image; `input_shape` for "input"."""
         return self.input_shape if name == INPUT else self[name].shape
 
-    def geometry(self, name: str) -> Geometry:
+    def geometry(self, name: str, input: str | None = None) -> Geometry:
         """Where the units of a node look: the centre and stride of its positions in the input, their receptive fields.
 
-        From the graph alone; see `linreg.geometry`. A node without a place (behind a flatten, a global pool) says why.
-        Raises LinregError, with the node, where branches that meet look at different places, or an operator does not
-        tell where it looks; `linreg.geometry.geometries(graph)` gives that as a value.
+        From the graph alone; see `linreg.geometry`. Of several inputs `input` says in which. A node without a place
+        (behind a flatten, a global pool) says why. Raises LinregError, with the node, where branches that meet look at
+        different places, or an operator does not tell where it looks; `graph.views` gives that as a value.
         """
         if name != INPUT:
             self[name]
-        return self.geometries[name].require()
+        if input is None:
+            return self.geometries[name].require()
+        if input not in self.views:
+            listed = ", ".join(map(repr, self.views))
+            raise LinregError(f"the network has no input {input!r} that is data: it has {listed}")
+        return self.views[input][name].require()
 
     def check(self, x: Tensor) -> None:
         """Raise LinregError unless x (N, *input_shape) is one that the graph can take."""
-        check_shape(x, self.input_shape, self.batch)
-        if x.dtype != self.dtype or x.device != self.device:
-            raise LinregError(
-                f"the input must be {self.dtype} on {self.device} like the network, not {x.dtype} on {x.device}: "
-                f"use x.to({str(self.device)!r}, {self.dtype})"
-            )
-        if not x.isfinite().all():
-            raise LinregError("the input holds NaN or infinite values: a linear region needs finite numbers")
+        if self.bound and isinstance(x, Tensor) and x.dim():
+            check_bound(self.batch, len(x))
+        check_data(x, self.input_shape, self.batch, self.dtype, self.device)
 
     def summary(self) -> str:
         """A table of the nodes: name, operator, shape of the value for one image, inputs."""
@@ -311,14 +330,25 @@ class OperatorGraph:
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 
-    @cached_property
+    @property
     def geometries(self) -> Mapping[str, Geometry]:
-        """Those of "input" and of all nodes; nothing is refused: what has no place says why."""
+        """Those of "input" and of all nodes; nothing is refused: what has no place says why.
+
+        Raises LinregError for a network of several inputs: `views` has those in each of them.
+        """
+        if self.inputs.several:
+            raise LinregError("the network has several inputs: graph.views tells where its nodes look in each of them")
+        return self.views[self.inputs.data[0].name]
+
+    @cached_property
+    def views(self) -> Mapping[str, Mapping[str, Geometry]]:
+        """Where the nodes look in each of the inputs that are data: {input: {node: Geometry}}."""
         from linreg.geometry import geometries
 
-        return geometries(self)
+        return {entry.name: geometries(self, input=entry.name) for entry in self.inputs.data}
 
-    def _after(self, start: str) -> set[str]:
+    def after(self, start: str) -> set[str]:
+        """The names of `start` and of all nodes that depend on it."""
         after = {start}
         for node in self.nodes:
             if after.intersection(node.inputs):
@@ -328,6 +358,10 @@ class OperatorGraph:
     def _missing(self, name: str) -> str:
         if name == INPUT:
             return "'input' is the network's input, no operator"
+        if self.inputs.nodes.get(name) == INPUT:
+            return f"'{name}' is the network's one input that is data: as a node it is called '{INPUT}'"
+        if name in {*self.bound, *(entry.name for entry in self.inputs.fixed)}:
+            return f"'{name}' is held fixed: it is part of operators and constants, and no node"
         if name in self.fused:
             return f"'{name}' was fused into '{self.fused[name]}': ask for that, or trace with fuse=False to keep both"
         near = get_close_matches(name, [*self._by_name, INPUT], n=3, cutoff=0.5)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
+from linreg.inputs import INPUT, Inputs
 from linreg.target import check_image, sum_per_image
 from linreg.text import counted, html_table, numbers, signed, table
 
 if TYPE_CHECKING:  # a ledger knows where its terms lie, and makes a map of them
-    from linreg.complete import CompleteMap
     from linreg.geometry import Geometry
 
 Row = tuple[str, str, float]
@@ -36,15 +36,20 @@ class Term:
     `kind` is that of the constant. `at_output` says that no gate follows, as with the output's bias: its share is the
     same at every input. `spread` computes g ⊙ β before its sum over the positions that share β. `places` is the share
     of each position that has a place on the picture, (N, *positions), channels summed; None where there is no place.
+    A constant of each image, a gate's offset, has a share as large as the node: `own` is None, `whole` its sum, (N,),
+    and `values` are computed when they are asked for. Of a network of several inputs `views` has what `places` has for
+    each of them on which there is a place, by name.
     """
 
     node: str
     name: str
     kind: str
-    values: Tensor
+    own: Tensor | None
     at_output: bool = False
     spread: Callable[[], Tensor] | None = None
     places: Tensor | None = None
+    whole: Tensor | None = None
+    views: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Term({self.name!r}, {self.kind} at {self.node!r}: {numbers(self.total.tolist())})"
@@ -52,7 +57,12 @@ class Term:
     @property
     def total(self) -> Tensor:
         """The constant's share of y, (N,)."""
-        return sum_per_image(self.values)
+        return sum_per_image(self.values) if self.whole is None else self.whole
+
+    @property
+    def values(self) -> Tensor:
+        """g ⊙ β, summed over the positions that share β: (N, *shape of the constant)."""
+        return self.elements if self.own is None else self.own
 
     @property
     def channel_dim(self) -> int:
@@ -87,6 +97,8 @@ class Term:
 class Ledger:
     """y = c·x + Σ_k terms_k: `weight` c and `x`, both (N, *input_shape), and one term for each constant (Eq. 13).
 
+    Of a network of several inputs both are rows of them all, and `by_input` tells of each; `inputs` has their names.
+
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
     >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
@@ -102,6 +114,8 @@ class Ledger:
     x: Tensor
     terms: tuple[Term, ...]
     geometries: Mapping[str, Geometry] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    views: Mapping[str, Mapping[str, Geometry]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         wholes = {"total": self.total, "c · x": self.input_share, "constants": self.bias_share}
@@ -166,16 +180,26 @@ class Ledger:
     def __sub__(self, other: Ledger) -> Ledger:
         """Term by term, of two ledgers of one graph: those of y⁺ are those of P(σ) less those of u."""
         terms = tuple(_difference(a, b) for a, b in zip(self.terms, other.terms, strict=True))
-        return Ledger(self.weight - other.weight, self.x, terms, self.geometries)
+        return replace(self, weight=self.weight - other.weight, terms=terms)
 
-    def complete(self) -> CompleteMap:
+    def complete(self) -> Any:  # CompleteMap, or CompleteMaps
         """Every term at its place on the picture: a map that sums to y, but for what has no place (Eq. 14).
 
-        See `linreg.complete`. Nothing is computed but the spreading: the shares by position are part of the ledger.
+        See `linreg.complete`; several inputs have a map each. Nothing is computed but the spreading: the shares by
+        position are part of the ledger.
         """
-        from linreg.complete import complete_map
+        from linreg.complete import complete_map, complete_maps
 
-        return complete_map(self)
+        return complete_maps(self) if self.inputs is not None and self.inputs.several else complete_map(self)
+
+    @property
+    def sources(self) -> int:
+        """How many rows are of inputs, before those of constants."""
+        return len(self.inputs.data) if self.inputs is not None else 1
+
+    def by_input(self) -> dict[str, Tensor]:
+        """c ⊙ x of each input by its name, (N, *shape): `input`, taken apart where they are several (Eq. 5)."""
+        return {INPUT: self.input} if self.inputs is None else self.inputs.by_name(self.input)
 
     def by_node(self) -> dict[str, Tensor]:
         """The share of each node's constants together, (N,)."""
@@ -200,7 +224,10 @@ class Ledger:
         """
         check_image(image, len(self.x))
         shares = [(label, t.kind, t.total[image].item()) for label, t in zip(self.labels, self.terms, strict=True)]
-        rows = [("c · x", "input", self.input_share[image].item()), *shares]
+        several = self.inputs is not None and self.inputs.several
+        own = {f"c · {name}": sum_per_image(share) for name, share in self.by_input().items()}
+        inputs = own if several else {"c · x": self.input_share}
+        rows = [*((name, "input", share[image].item()) for name, share in inputs.items()), *shares]
         return sorted(rows, key=lambda row: -abs(row[2])) if sort else rows
 
     def summary(self, image: int = 0, sort: bool = False) -> str:
@@ -221,11 +248,12 @@ class Ledger:
     def to_dict(self, image: int = 0) -> dict[str, Any]:
         """One image's ledger in lists, numbers and names, ready for `json.dumps`: its totals, by kind and by term.
 
-        The first term is c · x, as in `rows`, so that the shares of `terms` sum to `total`. Raises LinregError where
-        the batch has no such image.
+        The first term is c · x, as in `rows`, or one for each input, so that the shares of `terms` sum to `total`.
+        Raises LinregError where the batch has no such image.
         """
         wholes = ("input_share", "bias_share", "output_share", "total")
-        nodes = [("input", False), *((term.node, term.at_output) for term in self.terms)]
+        sources = [INPUT] if self.inputs is None else self.inputs.nodes.values()
+        nodes = [*((name, False) for name in sources), *((term.node, term.at_output) for term in self.terms)]
         terms = [
             {"term": label, "node": node, "kind": kind, "at_output": at_output, "share": value}
             for (label, kind, value), (node, at_output) in zip(self.rows(image), nodes, strict=True)
@@ -255,7 +283,10 @@ def _elements_apart(a: Term, b: Term) -> Tensor:
 
 def _difference(a: Term, b: Term) -> Term:
     places = None if a.places is None or b.places is None else a.places - b.places
-    return replace(a, values=a.values - b.values, spread=partial(_elements_apart, a, b), places=places)
+    own = None if a.own is None or b.own is None else a.own - b.own
+    whole = a.total - b.total if own is None else None
+    views = {name: share - b.views[name] for name, share in a.views.items()}
+    return replace(a, own=own, spread=partial(_elements_apart, a, b), places=places, whole=whole, views=views)
 
 
 def module(node: str, depth: int) -> str:

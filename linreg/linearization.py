@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy.sparse import csr_array
@@ -14,7 +13,8 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from linreg.errors import LinregError
-from linreg.graph import Node, OperatorGraph
+from linreg.graph import INPUT, Node, OperatorGraph
+from linreg.inputs import Given
 from linreg.ledger import Ledger, Term
 from linreg.operators import Affine, Diagonal
 from linreg.target import Target, cotangent, held, sum_per_image
@@ -32,7 +32,7 @@ class Linearization:
     """The graph with every gate frozen at `input` (N, *input_shape): affine operators, one for each node.
 
     `frozen` maps a node to its operator (Ŵ_l is a convolution followed by the diagonal of its gate), `output` is what
-    they give at `input`, (N, *output shape).
+    they give at `input`, (N, *output shape). Several inputs are laid in a row there; `inputs` has each by its name.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -50,6 +50,11 @@ class Linearization:
     def __repr__(self) -> str:
         return f"Linearization of {self.graph!r} at {counted(len(self.input), 'input')}"
 
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the network was given, by name: its data, (N, *shape) each, and what is held fixed."""
+        return {**self.graph.inputs.by_name(self.input), **self.graph.bound}
+
     def replace(self, frozen: Mapping[str, Affine]) -> Linearization:
         """The same region with some operators exchanged (by masked ones, say), and the output that they give."""
         frozen = {**self.frozen, **frozen}
@@ -58,25 +63,31 @@ class Linearization:
         return Linearization(self.graph, self.input, frozen, output)
 
     @torch.no_grad()
-    def forward(self, v: Tensor, stop: str | None = None, start: str = "input") -> Tensor:
+    def forward(self, v: Given, stop: str | None = None, start: str = "input") -> Tensor:
         """J v, with J = ∂stop/∂start on this region (no constants); `stop` is the output by default.
 
         v is (N, *shape of start), a vector for each input: each goes through that input's own region. (Many vectors
-        through the region of one input: `jacobian`.) Raises LinregError for unknown or unconnected nodes and for a
-        wrong shape.
+        through the region of one input: `jacobian`.) Of a network of several inputs "input" is the row of them all,
+        which may be given as they are, in order or by name, and `start` may be one of them. Raises LinregError for
+        unknown or unconnected nodes and for a wrong shape.
         """
         stop = stop or self.graph.output
-        self._check(v, start)
+        row = v if isinstance(v, Tensor) or start != INPUT else self.graph.inputs.row(self.graph.inputs.named(v))
+        self._check(row, start)
+        assert isinstance(row, Tensor)
         nodes = self.graph.between(stop, start)
         if start == stop:
-            return v
+            return row
         return self.graph.evaluate(
-            {start: v}, lambda node, xs: self.frozen[node.name].linear(*xs), nodes, missing=self._zeros
+            {start: row}, lambda node, xs: self.frozen[node.name].linear(*xs), nodes, missing=self._zeros
         )
 
     @torch.no_grad()
     def adjoint(self, g: Tensor, stop: str | None = None, start: str = "input") -> Tensor:
-        """Jᵀ g, with J = ∂stop/∂start on this region: g (N, *shape of stop) pulled back to `start`."""
+        """Jᵀ g, with J = ∂stop/∂start on this region: g (N, *shape of stop) pulled back to `start`.
+
+        Of a network of several inputs `start` may be one of them; "input" is the row of them all.
+        """
         stop = stop or self.graph.output
         self._check(g, stop)
         nodes = self.graph.between(stop, start)
@@ -91,7 +102,8 @@ class Linearization:
         tells its size, singular values, norms, rank and null space: see `Jacobian`. Both factorings of the paper are
         sub-paths. Gates on outputs (Eq. 3), Ŵ_l = diag(gate) W_l: from the gate before, or the input, to this gate.
         Gates on inputs (Eq. 13), Ŵ_l = W_l diag(gate): from the layer before, where it comes into its gate, to this
-        layer; W_1 from the input. Raises LinregError for unknown or unconnected nodes and for several inputs at once.
+        layer; W_1 from the input. Of several inputs `start` may be one; "input" is the row of them all. Raises
+        LinregError for unknown or unconnected nodes and for several images at once.
 
         >>> import torch, linreg
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
@@ -136,8 +148,8 @@ class Linearization:
         """y of each image, (N,): the output weighted by `target` (w of Eq. 1)."""
         return sum_per_image(self.output * cotangent(target, self.output))
 
-    def weight(self, target: Target = None) -> Tensor:
-        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5).
+    def weight(self, target: Target = None) -> Any:
+        """c = wᵀ H_L = ∇ₓ y, shaped like the input (Eqs. 4, 5); of several inputs {name: c} for each.
 
         >>> import torch, linreg
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -146,7 +158,7 @@ class Linearization:
         >>> lin.weight()
         tensor([[1., 2.]])
         """
-        return self.adjoint(cotangent(target, self.output))
+        return self.graph.inputs.parted(self.adjoint(cotangent(target, self.output)))
 
     @torch.no_grad()
     def ledger(self, target: Target = None) -> Ledger:
@@ -167,20 +179,25 @@ class Linearization:
         total                            +13.5
         """
         seed, last, terms = cotangent(target, self.output), self.graph.after_gates(), list[Term]()
-        geometries = self.graph.geometries
+        inputs = self.graph.inputs
+        geometries = {} if inputs.several else self.graph.geometries
+        views = self.graph.views if inputs.several else {}
 
         def step(node: Node, grad: Tensor) -> tuple[Tensor, ...]:
-            affine = self.frozen[node.name]
-            places = chain(geometries[node.name].located(affine, grad), repeat(None))
-            shares = list(zip(affine.shares(grad), places, strict=False))
-            for number, ((constant, share), place) in reversed(list(enumerate(shares))):
+            affine, grad = self.frozen[node.name].behind(grad)
+            for number, constant in reversed(list(enumerate(affine.constants))):
                 name, at_output = constant.name or f"{node.name}.{constant.kind}", node.name in last
                 late = partial(self._spread, seed, node.name, number)
-                terms.append(Term(node.name, name, constant.kind, share, at_output, late, place))
+                place = None if inputs.several else geometries[node.name].located(constant, grad)
+                seen = {key: view[node.name].located(constant, grad) for key, view in views.items()}
+                placed = {key: share for key, share in seen.items() if share is not None}
+                own = None if constant.of_each_image(grad) else constant.share(grad)
+                whole = sum_per_image(constant.share(grad) if place is None else place) if own is None else None
+                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole, placed))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
-        return Ledger(weight, self.input, tuple(reversed(terms)), geometries)
+        return Ledger(weight, self.input, tuple(reversed(terms)), geometries, inputs, views)
 
     def certificate(self, target: Target = None) -> Certificate:
         """Whether y = c·x + Σ ledger holds at this input, to what, and within which proved bound.
@@ -217,7 +234,7 @@ class Linearization:
     def _zeros(self, name: str) -> Tensor:
         return self.input.new_zeros(self.input.shape[0], *self.graph.shape(name))
 
-    def _check(self, value: Tensor, name: str) -> None:
+    def _check(self, value: object, name: str) -> None:
         if not isinstance(value, Tensor):
             raise LinregError(f"a vector at '{name}' must be a torch.Tensor, not {type(value).__name__}")
         wanted = (self.input.shape[0], *self.graph.shape(name))

@@ -14,7 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from linreg.graph import INPUT, OperatorGraph, check_shape
+from linreg.errors import LinregError
+from linreg.graph import INPUT, OperatorGraph
+from linreg.inputs import check_shape
 
 
 class Network(nn.Module):
@@ -30,7 +32,10 @@ class Network(nn.Module):
 
     def __init__(self, graph: OperatorGraph) -> None:
         super().__init__()
-        self._shape, self._batch = graph.input_shape, graph.batch
+        if graph.inputs.fixed:
+            names = ", ".join(repr(entry.name) for entry in graph.inputs.fixed)
+            raise LinregError(f"a module is of data alone: bind the fixed inputs first, graph.bind(…) of {names}")
+        self._inputs, self._shape, self._batch = graph.inputs, graph.input_shape, graph.batch
         self._steps = tuple(_steps(graph))
         self._paths: dict[str, str] = {}
         self._paths = _paths([node.name for node in graph.nodes], reserved=partial(hasattr, self))
@@ -46,8 +51,13 @@ class Network(nn.Module):
         """{name of a node: path of its layer}."""
         return MappingProxyType(self._paths)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The network's output at x (N, *input_shape). Raises LinregError where x has another shape."""
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """The network's output at x (N, *input_shape), or at several inputs in order.
+
+        Raises LinregError where one has another shape.
+        """
+        if others:
+            x = self._inputs.row(self._inputs.named((x, *others)))
         check_shape(x, self._shape, self._batch)
         values = {INPUT: x}
         for step in self._steps:

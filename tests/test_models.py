@@ -112,7 +112,11 @@ def test_imagenet_classes_are_torchvisions() -> None:
     ("spec", "message"),
     [
         ("digit-pair", "unknown model 'digit-pair'; near: digit-pairs"),
-        ("zebra", "expected digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, path.py:factory"),
+        (
+            "zebra",
+            "expected digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:vgg16, voc:resnet50, "
+            "path.py:factory",
+        ),
         ("torchvision:resnet5", "no classifier 'resnet5'; near: .*resnet50"),
         ("none.py:network", "none.py: there is no such file"),
     ],

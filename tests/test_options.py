@@ -30,7 +30,7 @@ TARGET = [0, 2, 1]
 TAKERS = (dmbp.explain, dmbp.explain_all, dmbp.learn_masks)
 OTHERS: dict[str, Any] = {  # of each option, a value that is not its default
     "iterations": 3, "loss": "+", "sites": "blocks", "unmasked": "both", "lr": 0.05, "tolerance": 0.5,
-    "precision": "bf16", "compiled": False,
+    "agreement": 0.9, "precision": "bf16", "compiled": False,
 }  # fmt: skip
 
 
@@ -154,6 +154,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("lr", "fast", "the learning rate must be a positive number, not 'fast'"),
     ("tolerance", -0.1, "the tolerance must be a positive number or None, not -0.1"),
     ("tolerance", float("nan"), "the tolerance must be a positive number or None, not nan"),
+    ("agreement", 1, "the agreement must be a number between 0 and 1, or None, not 1"),
+    ("agreement", 0.0, "the agreement must be a number between 0 and 1, or None, not 0.0"),
     ("precision", "half", "precision must be one of 'full', 'tf32', 'bf16', not 'half'"),
     ("compiled", "yes", "compiled must be True, False or None, not 'yes'"),
 ]

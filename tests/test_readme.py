@@ -7,18 +7,39 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
+from torch import Tensor, nn
+
+import dmbp
+import linreg
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_its_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    example = re.findall(r"```python\n(.+?)```", README, re.DOTALL)[0]
     monkeypatch.chdir(tmp_path)
     with matplotlib.rc_context({"backend": "Agg"}):
         exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
     assert "c · x" in printed and "Split(" in printed and Path("why.png").stat().st_size > 10_000
+
+
+def test_its_example_of_several_inputs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixels, self.numbers, self.head = nn.Linear(4, 5), nn.Linear(3, 5), nn.Linear(5, 4)
+
+        def forward(self, image: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+            pixels = torch.relu(self.pixels((image * mask).flatten(1)))
+            return self.head(pixels + torch.relu(self.numbers(table)))
+
+    _, example = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    names = {"x": torch.ones(2, 1, 2, 2), "t": torch.ones(2, 3), "m": torch.ones(2, 1, 2, 2).bool()}
+    exec(compile(example, "README.md", "exec"), {"linreg": linreg, "dmbp": dmbp, "both": Both(), **names})
+    assert "c · table" in capsys.readouterr().out
 
 
 def test_its_links_and_footnotes_lead_somewhere() -> None:

@@ -24,6 +24,7 @@ from dmbp.bench.subject import Problem, Subject, flops, in_turn
 from dmbp.explanation import explain
 from dmbp.extras import install
 from dmbp.learning.objective import loss_all
+from dmbp.split import decompose
 from linreg import trace
 
 RUN, STEPS = 200, 50  # iterations of a whole explanation (the paper's), steps of Integrated Gradients
@@ -116,6 +117,33 @@ def region(report: Report, problem: Problem, settings: Settings) -> None:
         report.pair(own, images, times[own], rival, times[rival])
 
 
+def complete(report: Report, problem: Problem, settings: Settings) -> None:
+    """The complete map of y⁺ + y⁻, beside the three sweeps back of the paper's map and one floor of an iteration."""
+    masks, target = problem.learn(1).masks, problem.target
+    split = decompose(problem.lin, masks, target)
+
+    def placed() -> None:
+        new = replace(split)  # which has computed nothing yet
+        _ = (new.complete("positive") + new.complete("negative")).map
+
+    runs = {
+        "complete": placed,
+        "the paper's": lambda: [part.weight(target) for part in split.passes],
+        FLOOR: problem.laid_out.floor,
+    }
+    images = len(problem.x)
+    clocks = {name: problem.clock(run) for name, run in runs.items()}
+    times = in_turn(clocks, settings.rounds, f"complete map, batch {images}")
+    rival = times["the paper's"] + times[FLOOR]
+    report.pair("complete map of y⁺ + y⁻", images, times["complete"], "the paper's, and a floor", rival)
+    held = peaks(problem.lin.graph, problem.x, target, ("dmbp", "learning"))
+    if held:
+        report.note(
+            f"batch {images}: memory at its peak, {held['learning']:,.0f} MB while masks are learned, "
+            f"{held['dmbp']:,.0f} MB with all maps made"
+        )
+
+
 def small_network(channels: int, size: int) -> tuple[nn.Module, Tensor]:
     """Four 3×3 convolutions with ReLUs, all of one width, and a picture for them, in float64."""
     with torch.random.fork_rng(devices=[]):
@@ -193,6 +221,7 @@ PARTS: dict[str, Part] = {
     "memory": ITERATION,
     "linearize": _each_batch(region),
     "matrix": lambda report, subject, settings: matrices(report, settings),
+    "complete": _each_batch(complete),
     "captum": _each_batch(captum),
     "growth": lambda report, subject, settings: grow(report, subject, settings.iterations, settings.rounds),
 }

@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dmbp.errors import DmbpError
 from dmbp.explanation import explain
+from dmbp.learning.learn import learn_masks
 from linreg import OperatorGraph
 
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -37,23 +38,31 @@ def forward_backward(graph: OperatorGraph, x: Tensor, target: Tensor) -> Callabl
     return run
 
 
+def learning(graph: OperatorGraph, x: Tensor, target: Tensor) -> Callable[[], object]:
+    """The iterations alone."""
+    return lambda: learn_masks(graph.linearize(x), target, iterations=ITERATIONS, progress=False)
+
+
 def explanation(graph: OperatorGraph, x: Tensor, target: Tensor) -> Callable[[], object]:
-    return lambda: explain(graph, x, target, iterations=ITERATIONS, progress=False)
+    """The iterations and what is made of them: every map, the complete ones too."""
+    return lambda: explain(graph, x, target, iterations=ITERATIONS, progress=False).shares
 
 
-SIDES = {"plain": forward_backward, "dmbp": explanation}
+SIDES = {"plain": forward_backward, "learning": learning, "dmbp": explanation}
 
 
-def peaks(graph: OperatorGraph, x: Tensor, target: Tensor) -> dict[str, float] | None:
-    """Peak MB (10⁶ bytes) that each of `SIDES` adds to the loaded network; None where that cannot be measured."""
+def peaks(
+    graph: OperatorGraph, x: Tensor, target: Tensor, sides: Sequence[str] = ("plain", "dmbp")
+) -> dict[str, float] | None:
+    """Peak MB (10⁶ bytes) that these of `SIDES` add to the loaded network; None where that cannot be measured."""
     if x.device.type == "cuda":
-        return {side: _allocated(make(graph, x, target), x.device) for side, make in SIDES.items()}
+        return {side: _allocated(SIDES[side](graph, x, target), x.device) for side in sides}
     if x.device.type != "cpu" or not FORGET.exists():
         return None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problem.pickle"
         file.write_bytes(pickle.dumps((graph, x, target)))
-        return {side: _in_child(file, side) for side in SIDES}
+        return {side: _in_child(file, side) for side in sides}
 
 
 def _allocated(run: Callable[[], object], device: torch.device) -> float:

@@ -14,11 +14,12 @@ from dmbp.split import UNMASKED
 
 EXPLAIN = "explain an image: prints the split, writes a figure (.png) and all arrays (.npz)"
 INSPECT = "print a network's operators at an image, the ledger of a score, and its certificate"
+EVALUATE = "judge maps: networks × methods × metrics over a data set, kept as they come; gives the paper's tables"
 BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal algorithm and other methods"
 
 IMAGE = "image file, skimage:NAME (a photo of scikit-image), or digit-pair:0 to digit-pair:7 (shipped; default: 0)"
 MODEL = (
-    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME or path.py:factory "
+    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME or path.py:factory "
     "(default: digit-pairs for a digit pair, efficientnet-lite0 for any other image)"
 )
 BENCH_MODEL = (
@@ -27,7 +28,6 @@ BENCH_MODEL = (
 )
 MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
 WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
-
 
 LOSS = (
     "what the masks minimise: all: y⁻ − y⁺ + |y~|, so that y⁺ and y⁻ take up the score (Eq. 10, default); +-: y⁻ − y⁺; "
@@ -42,22 +42,32 @@ REST = (
     "both: in y⁺ and in y⁻ alike (Algorithm 1 to the letter)"
 )
 
+MODELS = "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME, path.py:factory; repeatable"
+MORE_WEIGHTS = "weights to read instead: once for each model, in order; - for a model's own"
+DATA = "digit-pairs, foolbox, imagenet:FOLDER, voc:FOLDER, folder:PATH, or photo-pairs:DATA, two pictures side by side"
+METHODS = ("nd", "dmbp:loss=+", "dmbp:loss=+-", "dmbp")
+ASKED_METHODS = f"names with options, such as ig:steps=100 (default: {' '.join(METHODS)}, the paper's Table 1)"
+BLUR = "judge each method's maps blurred by so many pixels too: insertion rewards smoothness of any map"
+ASKED_METRICS = "any of insertion, cim, deletion, localization, randomization (default: insertion cim)"
+BATCH = "pictures that go through a method together: more are faster on a GPU, and differ in rounding (default: 1)"
+FOLDER = "where results go as they come; the same command goes on with what it finds there"
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser; `command` of what it gives names the module of this package that runs."""
     whole = argparse.ArgumentParser(prog="dmbp", description="Split a network's score exactly: y = y⁺ + y⁻ + y~.")
     whole.add_argument("--version", action="version", version=f"dmbp {__version__}")
-    commands = whole.add_subparsers(required=True, dest="command", metavar="explain | inspect | bench")
-    for name, about, add in (("explain", EXPLAIN, _explain), ("inspect", INSPECT, _inspect), ("bench", BENCH, _bench)):
+    commands = whole.add_subparsers(required=True, dest="command", metavar=" | ".join(COMMANDS))
+    for name, (about, add) in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
         add(command)
-        command.add_argument("--weights", metavar="FILE", help=WEIGHTS)
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
     return whole
 
 
 def _inspect(command: argparse.ArgumentParser) -> None:
+    _weights(command)
     command.add_argument("image", nargs="?", metavar="IMAGE", help=IMAGE)
     command.add_argument("--model", help=MODEL)
     command.add_argument("--target", action="append", metavar="ID|NAME", help="class to explain; may be repeated")
@@ -74,6 +84,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
 
 
 def _bench(command: argparse.ArgumentParser) -> None:
+    _weights(command)
     command.add_argument("--model", default="digit-pairs", help=BENCH_MODEL)
     command.add_argument("--batch", type=_positive, nargs="+", default=[1, 4], metavar="N", help="default: 1 4")
     command.add_argument("--iterations", type=_positive, default=5, help="timed at a stretch (default: 5)")
@@ -83,6 +94,30 @@ def _bench(command: argparse.ArgumentParser) -> None:
     parts = f"any of {', '.join(MEASURES)} (default: all)"
     command.add_argument("--only", choices=tuple(MEASURES), nargs="+", default=[], metavar="PART", help=parts)
     _out(command)
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", action="append", required=True, metavar="MODEL", help=MODELS)
+    command.add_argument("--weights", action="append", default=[], metavar="FILE", help=MORE_WEIGHTS)
+    command.add_argument("--data", required=True, help=DATA)
+    command.add_argument("--count", type=_positive, help="so many pictures, drawn with the seed (default: all)")
+    command.add_argument("--per-class", type=_positive, help="so many pictures of each class (the paper: 5)")
+    command.add_argument("--seed", type=_count, default=0, help="of the choice of pictures (default: 0)")
+    command.add_argument("--split", help="of VOC (default: val) or of digit pairs (default: test)")
+    command.add_argument("--difficult", action="store_true", help="VOC: count objects marked difficult too")
+    command.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=ASKED_METHODS)
+    command.add_argument("--blur", nargs="+", type=float, default=[], metavar="SIGMA", help=BLUR)
+    command.add_argument("--metrics", nargs="+", default=["insertion", "cim"], metavar="METRIC", help=ASKED_METRICS)
+    command.add_argument("--step", type=_positive, help="pixels a step of the curves (default: the 224th part of all)")
+    command.add_argument("--batch", type=_positive, default=1, help=BATCH)
+    command.add_argument("--reference", metavar="METHOD", help="differences are to this one (default: dmbp)")
+    command.add_argument("--sheet", type=_count, default=3, metavar="N", help="draw the first N pictures (default: 3)")
+    command.add_argument("--tables", action="store_true", help="compute nothing: tables of what is there so far")
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=FOLDER)
+
+
+def _weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", metavar="FILE", help=WEIGHTS)
 
 
 def _out(command: argparse.ArgumentParser) -> None:
@@ -99,3 +134,11 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+COMMANDS = {
+    "explain": (EXPLAIN, _explain),
+    "inspect": (INSPECT, _inspect),
+    "evaluate": (EVALUATE, _evaluate),
+    "bench": (BENCH, _bench),
+}

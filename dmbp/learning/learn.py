@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -16,6 +17,7 @@ from dmbp.learning.descent import Descent, OwnDescent, Scores, rest
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.learning.precision import matrix_products
 from dmbp.learning.scores import MaskedScores, check_finite, check_scores, check_start, start_logits
+from dmbp.learning.settling import Settling
 from dmbp.masks import Masks
 from dmbp.progress import hidden
 from linreg import Linearization
@@ -25,6 +27,7 @@ from linreg.text import counted
 
 Callback = Callable[[int, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 Steps = list[Scores]
+Rule = Callable[[Descent | OwnDescent, Steps], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,8 @@ class Learned:
     """What the optimisation reached: `masks` and the `initial` ones of B.1, {site: (N, *shape)}.
 
     `history` holds "positive", "negative" and "nuisance", each (iterations, N): the split before each update.
-    `updates` counts the updates of each image's masks, (N,): `iterations`, or fewer where `tolerance` ended them.
+    `updates` counts the updates of each image's masks, (N,): `iterations`, or fewer where `tolerance` or `agreement`
+    ended them.
     """
 
     masks: dict[str, Tensor]
@@ -104,7 +108,7 @@ def learn_masks(
     first = {name: theta.clone() if start else theta.to(torch.int8) for name, theta in logits.items()}
     descent = _descent(lin, names, weights, logits, options)
     del logits
-    steps, updates, interrupted = _descend(descent, options, progress, callback)
+    steps, updates, interrupted = _descend(descent, options, _rules(lin, weights, options), progress, callback)
     history = _history(steps, y)
     check_scores(history, "while its masks are learned")
     masks = {name: theta.sigmoid_().contiguous() for name, theta in descent.logits.items()}
@@ -129,8 +133,18 @@ def _descent(
     return OwnDescent(scores, logits, options.loss, options.lr, scale.flatten())
 
 
+def _rules(lin: Linearization, weights: Tensor, options: Options) -> list[Rule]:
+    """What lets the masks of images rest before their time."""
+    rules: list[Rule] = []
+    if options.tolerance is not None:
+        rules.append(partial(rest, tolerance=options.tolerance))
+    if options.agreement is not None:
+        rules.append(Settling(lin, weights, options.unmasked, options.agreement))
+    return rules
+
+
 def _descend(
-    descent: Descent | OwnDescent, options: Options, progress: bool, callback: Callback | None
+    descent: Descent | OwnDescent, options: Options, rules: Sequence[Rule], progress: bool, callback: Callback | None
 ) -> tuple[Steps, Tensor, bool]:
     """The split before each update, how many each image's masks had, and whether Ctrl-C ended them."""
     steps, updates, interrupted = Steps(), torch.zeros(len(descent.y), dtype=torch.long), False
@@ -148,8 +162,9 @@ def _descend(
                         callback(iteration, {"y": descent.y, **split}, descent.logits)
                 recorded.backward(split, kept)  # lines 9 to 11
                 steps.append(split)
-                updates += descent.active.long().cpu() if options.tolerance is not None else 1
-                if options.tolerance is not None and rest(descent, steps, options.tolerance):
+                updates += descent.active.long().cpu() if rules else 1
+                ended = [rule(descent, steps) for rule in rules]
+                if any(ended):
                     break
     except KeyboardInterrupt:
         interrupted = True

@@ -32,12 +32,15 @@ class Options:
       from three tensors (N,). f must be differentiable by autograd in y⁺ and y⁻, finite, and treat each image by
       itself; it is called once an iteration. It runs through `masked_scores`, which takes some 1.1 times the time of a
       built-in loss, and about one number more for each masked unit.
-    - `sites`: where the masks sit: "gates", "blocks", or names of nodes (see `find_sites`).
+    - `sites`: where the masks sit: "gates" that have weights behind them, "blocks", or names of nodes (`find_sites`).
     - `unmasked`: where what no mask touches is counted: "nuisance" (once, in y~) or "both" (see `decompose`).
     - `lr`: RMSprop's learning rate, the same at all sites: an update moves a logit by lr times its gradient over the
       running root mean square of that.
     - `tolerance`: if given, the masks of an image rest once the mean loss of its last 10 iterations is less than
       tolerance · max(|loss|, |y|) below that of the 10 before.
+    - `agreement`: if given, a rank correlation below 1: the masks of an image rest once its complete map agrees with
+      that of 20 iterations before, by Spearman's ρ ≥ `agreement`. On deep networks y⁺ and y⁻ grow without end while the
+      map has come to rest; this looks at the map, and takes the time of some three iterations every 20.
     - `precision`: "bf16" takes the products of layers in bfloat16, "tf32" in CUDA's TF32, while learning; the split is
       computed in full in any case.
     - `compiled`: makes one loop of each site's arithmetic by `torch.compile`, which on a CPU takes some ten seconds and
@@ -60,6 +63,7 @@ class Options:
     unmasked: str = "nuisance"
     lr: float = 0.01
     tolerance: float | None = None
+    agreement: float | None = None
     precision: str = "full"
     compiled: bool | None = None
 
@@ -72,6 +76,10 @@ class Options:
         self._check_positive("lr", "the learning rate must be a positive number")
         if self.tolerance is not None:
             self._check_positive("tolerance", "the tolerance must be a positive number or None")
+        if self.agreement is not None:
+            self._check_positive("agreement", "the agreement must be a number between 0 and 1, or None")
+            if self.agreement >= 1:
+                raise DmbpError(f"the agreement must be a number between 0 and 1, or None, not {self.agreement!r}")
         if self.precision not in PRECISIONS:
             raise DmbpError(f"precision must be one of {_listed(PRECISIONS)}, not {self.precision!r}")
         if self.compiled not in (None, True, False):
@@ -145,6 +153,7 @@ class OptionWords(TypedDict, total=False):
     unmasked: str
     lr: float
     tolerance: float | None
+    agreement: float | None
     precision: str
     compiled: bool | None
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -25,8 +25,11 @@ from dmbp.errors import DmbpError
 from dmbp.extras import install, needs
 from dmbp.images import Preprocess
 from dmbp.models.digit_networks import NETWORKS, pretrained
+from dmbp.models.voc_networks import CAFFE, VOC_CLASSES, VOC_NETWORKS, voc_network
 from dmbp.models.weights import load_weights
 from dmbp.models.words import first, kind_of
+
+Probability = Literal["softmax", "sigmoid"]
 
 DEMO, EVAL = install("demo"), install("eval")
 
@@ -44,12 +47,21 @@ RECIPE = (
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network in eval mode, its preprocessing, and its class names if they are known."""
+    """A network in eval mode, its preprocessing, and its class names if they are known.
+
+    `probability` makes probabilities of scores: "softmax" where a picture has one right class, "sigmoid", of each score
+    by itself, where it may have several.
+    """
 
     name: str
     network: nn.Module
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
+    probability: Probability = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.probability not in get_args(Probability):
+            raise DmbpError(f'{self.name}: expected the probability "softmax" or "sigmoid", got {self.probability!r}')
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, (self.preprocess.channels, *self.preprocess.size)))
@@ -126,6 +138,8 @@ def load_model(spec: str, weights: str | Path | None = None) -> Model:
     - `digit-pairs`, `digit-pairs-vgg`: the two small networks that ship here;
     - `efficientnet-lite0`: pretrained on ImageNet, from the extra `demo`;
     - `torchvision:NAME`: any of torchvision's classifiers (extra `eval`); its default weights are downloaded;
+    - `voc:vgg16`, `voc:resnet50`: the paper's networks for PASCAL VOC, from the files that TorchRay distributes (extra
+      `eval`), which `weights` must name;
     - `path.py:factory`: what `factory()` in that file returns, a `Model` or a network. The file is run, so
       trust it first. A network alone gets the usual preprocessing of ImageNet (224×224) and no class names.
 
@@ -156,7 +170,7 @@ def check_spec(spec: str) -> re.Match[str]:
 def _digit_pairs(match: re.Match[str], weights: Path | None) -> Model:
     name = match[0]
     network = pretrained(name) if weights is None else load_weights(NETWORKS[name](), weights)
-    return Model(name, network, DIGITS, tuple("0123456789"))
+    return Model(name, network, DIGITS, tuple("0123456789"), "sigmoid")
 
 
 def _efficientnet_lite0(match: re.Match[str], weights: Path | None) -> Model:
@@ -220,6 +234,11 @@ def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
     return load_weights(network, weights, lambda key: old.sub(r"\1\2", key))
 
 
+def _voc(match: re.Match[str], weights: Path | None) -> Model:
+    needs("torchvision", EVAL)
+    return Model(match[0], voc_network(match[1], weights), CAFFE, VOC_CLASSES, "sigmoid")
+
+
 def _preset(transforms: Any) -> Preprocess:
     """torchvision resizes and then cuts; cutting first gives the same picture to within a pixel."""
     crop, resize = transforms.crop_size[0], transforms.resize_size[0]
@@ -271,9 +290,16 @@ _LOADERS: dict[str, Callable[[re.Match[str], Path | None], Model]] = {
     "digit-pairs(-vgg)?": _digit_pairs,
     "efficientnet-lite0": _efficientnet_lite0,
     "torchvision:(.+)": _torchvision,
+    "voc:(.+)": _voc,
     r"(.+\.py):(\w+)": _factory,
 }
-_ALLOWED = (*NETWORKS, "efficientnet-lite0", "torchvision:NAME", "path.py:factory")
+_ALLOWED = (
+    *NETWORKS,
+    "efficientnet-lite0",
+    "torchvision:NAME",
+    *(f"voc:{name}" for name in VOC_NETWORKS),
+    "path.py:factory",
+)
 
 
 def imagenet_classes() -> tuple[str, ...]:

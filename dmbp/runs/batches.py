@@ -13,19 +13,22 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from dmbp.errors import DmbpError
-from dmbp.explanation import explain, graph_of
+from dmbp.explanation import explain
 from dmbp.files import writable
 from dmbp.learning.options import Options, OptionWords, takes_options
 from dmbp.progress import hidden
-from dmbp.result import Result
+from dmbp.result import Result, by_input
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
-from dmbp.runs.pictures import Pictures, runs
+from dmbp.runs.pictures import Pictures
+from dmbp.runs.several import fitting, graph_of, stacked
 from dmbp.runs.shelf import WAY_OUT, Shelf, digest
 from linreg import LinregError, OperatorGraph
+from linreg.capture.example import Fixed
 from linreg.numerals import whole_number
 from linreg.surroundings import plain
 from linreg.target import Target, cotangent, held
@@ -35,7 +38,7 @@ SHARE = 0.6  # of the free memory that a batch may take
 ENOUGH = 2**28  # bytes: a larger batch is no faster on a CPU
 LEAST, MOST = 4, 256  # images: a batch of less gains, one of more does not, on any network
 
-Images = Tensor | Iterable[Tensor]
+Images = Tensor | Iterable[Tensor | Mapping[str, Tensor]] | Mapping[str, Tensor]
 Targets = Target | Iterable[int | Tensor]
 
 
@@ -44,7 +47,8 @@ class Explained:
     """The explanation of one image: the split of its score, and its maps, on the CPU and shaped like the image.
 
     `target` is the class, or the weights w of the output, that y is the score of; the maps are ∇⁺ ⊙ x, ∇⁻ ⊙ x and
-    their sum (`dmbp.Result.attribution`), and the complete map, with channels summed (`dmbp.Result.complete`);
+    their sum (`dmbp.Result.attribution`), and the complete map, with channels summed (`dmbp.Result.complete`), by name
+    where the network has several inputs;
     `iterations` counts the updates of this image's masks.
     """
 
@@ -55,10 +59,10 @@ class Explained:
     negative: float
     nuisance: float
     unmasked: float
-    attribution: Tensor
-    positive_attribution: Tensor
-    negative_attribution: Tensor
-    complete: Tensor
+    attribution: Any
+    positive_attribution: Any
+    negative_attribution: Any
+    complete: Any
     iterations: int
 
     def __repr__(self) -> str:
@@ -76,7 +80,7 @@ class Question:
     """One image x (*input_shape), on the network's device, and the weights w of its score."""
 
     index: int
-    x: Tensor
+    x: Any
     target: int | Tensor
     weights: Tensor
 
@@ -91,6 +95,7 @@ def explain_all(
     images: Images,
     targets: Targets = None,
     *,
+    fixed: Fixed = None,
     options: Options | None = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -102,8 +107,10 @@ def explain_all(
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
     needed; or a DataLoader or an iterable of batches of these. Of pairs (x, y) the first is the image, and, without
-    `targets`, the second its class. `targets` is one target for all (a class, weights of the output, None for the one
-    score that there is), or an iterable of one for each image. The options, `iterations` to `compiled`, are told in
+    `targets`, the second its class. Of a network of several inputs they are a dict of tensors (M, …) by name, or an
+    iterable of dicts of tensors (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target
+    for all (a class, weights of the output, None for the one score that there is), or an iterable of one for each
+    image. The options are told in
     `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
     The model is traced once, on the first batch, with `pieces` as in `dmbp.explain`. `batch_size` None takes as many
@@ -130,17 +137,15 @@ def explain_all(
     options = Options.of(options, words)
     if batch_size is not None:
         batch_size = _batch_size(batch_size)
-    pictures = Pictures(images, model)
+    pictures = Pictures(images, model, fixed)
     shelf = None if out is None else _shelf(Path(out), options)
 
     def explained() -> Iterator[Explained]:
         tensors = iter(pictures)
         if not (first := list(islice(tensors, batch_size or 1))):
             return
-        graph = _graph(model, first, pieces)
-        size = graph.batch or batch_size
-        if batch_size not in (None, size):
-            raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={batch_size}")
+        graph = graph_of(model, first, fixed, pieces)
+        size = _size(graph, batch_size)
         bar = tqdm(total=pictures.count, desc="explaining images", disable=hidden(progress), miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
@@ -149,6 +154,13 @@ def explain_all(
             bar.close()
 
     return explained()
+
+
+def _size(graph: OperatorGraph, wanted: int | None) -> int | None:
+    size = graph.batch or wanted
+    if wanted not in (None, size):
+        raise DmbpError(f"this network takes batches of {size} images only: leave out batch_size={wanted}")
+    return size
 
 
 def _batch_size(given: Any) -> int:
@@ -216,7 +228,7 @@ class Batches:
 
     @plain()
     def _result(self, questions: list[Question], **changed: Any) -> Result:
-        x, weights = torch.stack([q.x for q in questions]), torch.stack([q.weights for q in questions])
+        x, weights = stacked([q.x for q in questions]), torch.stack([q.weights for q in questions])
         result = explain(self.graph, x, weights, options=self.options, progress=False, **changed)
         if result.interrupted:
             raise KeyboardInterrupt
@@ -269,24 +281,29 @@ def batch_size_within(image: int, free: int, device: torch.device) -> int:
 def _split(result: Result, questions: Sequence[Question]) -> list[Explained]:
     held: dict[str, Any] = {part: getattr(result.split, part).tolist() for part in SCORES}
     maps = (result.attribution, result.positive, result.negative, result.complete)
-    held |= dict(zip(MAPS, (m.cpu() for m in maps), strict=True))
+    held |= dict(zip(MAPS, tree_map(Tensor.cpu, maps), strict=True))
     return [
         Explained(
             index=question.index, target=question.target, iterations=int(result.updates[n]),
-            **{name: values[n].clone() if name in MAPS else values[n] for name, values in held.items()},
+            **{name: tree_map(lambda m, n=n: m[n].clone(), values) if name in MAPS else values[n]
+               for name, values in held.items()},
         )
         for n, question in enumerate(questions)
     ]  # fmt: skip
 
 
 def _to_arrays(value: Explained) -> dict[str, np.ndarray]:
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
+    held = by_input({field.name: getattr(value, field.name) for field in fields(value)})
     return {name: v.numpy(force=True) if isinstance(v, Tensor) else np.array(v) for name, v in held.items()}
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Explained:
     held: dict[str, Any] = {}
     for field in fields(Explained):
+        parts = [name.partition("/") for name in arrays if name.startswith(f"{field.name}/")]
+        if parts:  # of several inputs
+            held[field.name] = {of: torch.from_numpy(arrays[f"{name}/{of}"]) for name, _, of in parts}
+            continue
         value = arrays[field.name]
         whole = field.name in MAPS or (field.name == "target" and value.dtype.kind == "f")
         held[field.name] = torch.from_numpy(value) if whole else value.item()
@@ -302,20 +319,6 @@ def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
     except TypeError:  # None and numbers
         return repeat(targets)  # type: ignore[arg-type]
     return targets  # type: ignore[return-value]
-
-
-@plain()
-def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor], pieces: int | None) -> OperatorGraph:
-    """The graph, traced on these images unless it is one."""
-    if isinstance(model, OperatorGraph):
-        return graph_of(model, images[0], pieces)
-    if not isinstance(model, nn.Module):
-        raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
-    device = next(chain(model.parameters(), model.buffers(), images)).device
-    example = torch.stack([x.to(device) for x in images])
-    if example.dim() > 1 and example.shape[1] == 1 and not runs(model, example):
-        example = example.squeeze(1)
-    return graph_of(model, example, pieces)
 
 
 def _questions(
@@ -351,10 +354,8 @@ def _class(label: Any) -> int:
 
 
 @plain()
-def _question(graph: OperatorGraph, n: int, image: Tensor, target: Target, output: Tensor) -> Question:
-    x = image.to(graph.device)
-    x = x[0] if x.shape == (1, *graph.input_shape) else x
-    graph.check(x[None])
+def _question(graph: OperatorGraph, n: int, image: Any, target: Target, output: Tensor) -> Question:
+    x = fitting(graph, image)
     weights = cotangent(target, output)[0]
     given = held(target)
     of_classes = isinstance(given, Tensor) and not given.is_floating_point()

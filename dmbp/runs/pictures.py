@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dmbp.errors import DmbpError
-from linreg import LinregError, OperatorGraph
-from linreg.capture.export import evaluation, run
-from linreg.surroundings import plain
+from dmbp.runs.several import Several, check_like, rows_of, runs
+from linreg import OperatorGraph
+from linreg.capture.example import Fixed
 
 
 class Pictures:
@@ -24,18 +23,18 @@ class Pictures:
     not asked for yet, None where there is none.
     """
 
-    def __init__(self, given: Any, model: nn.Module | OperatorGraph) -> None:
+    def __init__(self, given: Any, model: nn.Module | OperatorGraph, fixed: Fixed = None) -> None:
         self.model = model
         self.loaded = isinstance(given, DataLoader)
         self.batches: bool | None = False if isinstance(given, Tensor) else None
         if self.loaded and given.batch_sampler is not None:
             self.batches = True
         # A loader's length counts batches, if it is known at all.
-        items: tuple[Iterator[Any], int | None] = (iter(given), None) if self.loaded else _opened(given)
+        items: tuple[Iterator[Any], int | None] = (iter(given), None) if self.loaded else _opened(given, model, fixed)
         self.items, self.count = items
         self.labels = deque[Any]()
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         return _checked(self._each())
 
     def label(self) -> Any:
@@ -64,8 +63,10 @@ class Pictures:
         return self.batches
 
 
-def _opened(images: Any) -> tuple[Iterator[Any], int | None]:
+def _opened(images: Any, model: nn.Module | OperatorGraph, fixed: Fixed) -> tuple[Iterator[Any], int | None]:
     """The items one after another, and how many there are, where they know it."""
+    if isinstance(images, Mapping):
+        return rows_of(images, model, fixed)
     try:
         count = len(images) if isinstance(images, Sized) else None
         if count is not None and hasattr(images, "__getitem__"):  # a Dataset need not be iterable
@@ -76,10 +77,15 @@ def _opened(images: Any) -> tuple[Iterator[Any], int | None]:
         raise DmbpError(f"images must be a tensor (M, …) or an iterable of tensors, not {came}") from None
 
 
-def _checked(images: Iterator[Any]) -> Iterator[Tensor]:
+def _checked(images: Iterator[Any]) -> Iterator[Any]:
     """The images, detached, as long as they are finite tensors of one shape and dtype."""
-    first: Tensor | None = None
+    first: Any = None
     for n, x in enumerate(images):
+        if isinstance(x, Mapping | Several):
+            one = x if isinstance(x, Several) else Several(dict(x))
+            first = one if first is None else first
+            yield check_like(n, one, first)
+            continue
         if not isinstance(x, Tensor):
             raise DmbpError(f"image {n} must be a torch.Tensor, or a pair of one and its class, not {type(x).__name__}")
         first = x if first is None else first
@@ -91,15 +97,3 @@ def _checked(images: Iterator[Any]) -> Iterator[Tensor]:
         if not x.isfinite().all():
             raise DmbpError(f"image {n} holds NaN or infinite values: a linear region needs finite numbers")
         yield x.detach().clone()  # whoever gives them may use one buffer for all
-
-
-@plain()
-def runs(model: nn.Module, example: Tensor) -> bool:
-    """Whether a model in eval mode takes this example."""
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), example.device)
-    try:
-        with evaluation(model), torch.no_grad():
-            run(model, example.to(device))
-    except LinregError:
-        return False
-    return True

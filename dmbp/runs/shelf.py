@@ -133,11 +133,14 @@ class _Pickler(pickle.Pickler):
         return type(value), tuple(getattr(value, field.name) for field in fields(value) if field.name != "kind")
 
 
-def digest(value: OperatorGraph | Tensor) -> str:
+def digest(value: Any) -> str:
     """One for each function and each tensor, on any device: names, operators, weights; no labels, no user's source."""
     held: Any = value
     if isinstance(value, OperatorGraph):
-        held = [(node.name, node.inputs, node.operator) for node in value.nodes], value.output, value.input_shape
+        calls = value.conditions.calls  # of these operators a graph holds those of its example
+        held = [(n.name, n.inputs, calls.get(n.name, n.operator)) for n in value.nodes], value.output, value.input_shape
+        if value.signature is not None:
+            held = *held, value.signature.entries, value.conditions.steps
     stream = BytesIO()
     _Pickler(stream).dump(held)
     return hashlib.sha256(stream.getvalue()).hexdigest()

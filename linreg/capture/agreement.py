@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from linreg.capture.example import Arguments
 from linreg.capture.export import run
 from linreg.capture.reference import Reference
 from linreg.errors import LinregError
@@ -18,7 +19,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torc
 
 
 def compare(
-    graph: OperatorGraph, expected: Tensor, example: Tensor, reference: Reference, origins: dict[str, str]
+    graph: OperatorGraph, expected: Tensor, example: Arguments, reference: Reference, origins: dict[str, str]
 ) -> None:
     """Raise LinregError, naming the first node that differs from the reference, unless the graph gives what it must.
 
@@ -28,12 +29,12 @@ def compare(
         if not expected.isfinite().all():
             raise LinregError("the model's own output on the example is not finite")
         try:
-            value = graph(example)
+            value = graph(example.given)
         except (RuntimeError, TypeError) as error:
             raise LinregError(f"the graph fails where the model runs: {error}; please report this network") from error
         if close(value, expected):
             return _compare_alone(graph, example)
-        recorded = reference.values(example)
+        recorded = reference.values(*example.values)
         for node, value in _values(graph, example):
             origin = recorded.get(origins.get(node, ""))
             if origin is not None and not close(value, origin):
@@ -43,18 +44,17 @@ def compare(
     raise LinregError("the graph does not reproduce the model's output: please report this network")
 
 
-def other_batches(model: nn.Module, example: Tensor) -> list[tuple[Tensor, Any]]:
+def other_batches(model: nn.Module, example: Arguments) -> list[tuple[Arguments, Any]]:
     """The model's results on one input more than the example, and on one alone, where it takes them."""
     results = []
-    for batch in (torch.cat([example, example[:1]]), example[:1]):
+    for batch in (example.mapped(lambda x: torch.cat([x, x[:1]])), example.mapped(lambda x: x[:1])):
         with suppress(LinregError):
             results.append((batch, run(model, batch)))
     return results
 
 
-def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Tensor) -> None:
-    """Raise LinregError unless graph or program agrees with the model on a batch of another size."""
-    value = graph(batch)
+def compare_batch(value: Tensor, batch: Arguments, expected: Tensor) -> None:
+    """Raise LinregError unless what graph or program gives on a batch of another size is what the model gives."""
     if expected.numel() != value.numel() or not close(value, expected.reshape(value.shape)):
         raise LinregError(
             f"on {len(batch)} input(s) the model computes something else than on the example: its forward uses the "
@@ -62,13 +62,14 @@ def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Ten
         )
 
 
-def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
+def _compare_alone(graph: OperatorGraph, example: Arguments) -> None:
     """Raise LinregError where an image's output depends on the others, or on its place among them."""
-    value = graph(example)
-    other = 0.1 - 1.3 * example.flip(-1)  # other images
-    first, rest = torch.cat([example[:1], other[1:]]), torch.cat([other[:1], example[1:]])
-    alone = close(graph(first)[:1], value[:1]) and close(graph(rest)[1:], value[1:])
-    if not (alone and close(graph(example.roll(1, 0)), value.roll(1, 0))):
+    value = graph(example.given)
+    other = example.mapped(lambda x: 0.1 - 1.3 * x.flip(-1), fixed=lambda value: value.roll(1, 0))  # other images
+    first, rest = example.beside(other, slice(1)), example.beside(other, slice(1, None))
+    alone = close(graph(first.given)[:1], value[:1]) and close(graph(rest.given)[1:], value[1:])
+    rolled = example.mapped(lambda x: x.roll(1, 0))
+    if not (alone and close(graph(rolled.given), value.roll(1, 0))):
         raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
 
 
@@ -80,9 +81,10 @@ def close(value: Tensor, expected: Tensor) -> bool:
     return bool((error <= TOLERANCE[expected.dtype] * scale.clamp_min(1e-3 * scale.max())).all())
 
 
-def _values(graph: OperatorGraph, example: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _values(graph: OperatorGraph, example: Arguments) -> Iterator[tuple[str, Tensor]]:
     """Each node with its value, in order."""
-    values = {INPUT: example}
+    graph, x = graph.take(example.given)
+    values = {INPUT: x}
     for node in graph.nodes:
         inputs = [values[name] for name in node.inputs]
         values[node.name] = node.operator.freeze(*inputs)(*inputs)

@@ -11,10 +11,9 @@ from torch.export.graph_signature import InputKind
 from linreg.capture.program import Program
 from linreg.capture.refuse import Refused
 from linreg.capture.sizes import SIZED
+from linreg.operators.given import EMPTY
 from linreg.operators.reasons import RANDOM
 from linreg.operators.table import BATCH, Call, Known
-
-EMPTY = ("empty", "new_empty", "empty_like")  # they give whatever the memory holds: zeros, here
 
 
 def parameters(program: Program) -> dict[fx.Node, Any]:
@@ -27,7 +26,7 @@ def parameters(program: Program) -> dict[fx.Node, Any]:
     values: dict[fx.Node, Any] = {}
     for spec in program.exported.graph_signature.input_specs:
         call = placeholders.get(spec.arg.name)
-        if call is None or call is program.input:
+        if call is None or call in program.inputs:
             continue
         assert spec.target is not None
         value = tensors[spec.target]

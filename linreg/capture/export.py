@@ -10,9 +10,10 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from linreg.capture.example import Arguments
 from linreg.capture.place import Place, place_of_error
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
@@ -30,45 +31,53 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def run(model: nn.Module, example: Tensor) -> Any:
+def run(model: nn.Module, example: Arguments) -> Any:
     """The model's result on a copy of the example, with copies of its buffers: it may write to either."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the model's own, which its user knows
-            return torch.func.functional_call(model, buffers, (example.clone(),))
+            return torch.func.functional_call(model, buffers, example.args, example.kwargs)
     except Exception as error:
         first = str(error).strip().partition("\n")[0].rstrip(".:")
-        why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
+        shapes = ", ".join(str(tuple(value.shape)) for value in example.values)
+        why = f"the model fails on the example {shapes}: {type(error).__name__}: {first}"
         advice = "model.eval()(example) must run and return its scores"
-        if _takes(model, example[None]):
+        if _takes(model, example):
             advice = "it takes the example with a batch dimension more, example[None]"
         raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
 
 
-def _takes(model: nn.Module, example: Tensor) -> bool:
+def _takes(model: nn.Module, example: Arguments) -> bool:
+    """Whether the model takes each of these with a batch dimension more."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    more = example.mapped(lambda value: value[None])
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.func.functional_call(model, buffers, (example.clone(),))
+        torch.func.functional_call(model, buffers, more.args, more.kwargs)
         return True
     return False
 
 
-def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
+def export(model: nn.Module, example: Arguments) -> tuple[Arguments, ExportedProgram, bool]:
     """The example in use, the model as a program of functional ATen calls, and whether it takes any batch size.
 
     A batch of one could be taken for a constant, or dropped by squeeze(), so there are at least two inputs in use,
     unless the model fixes its batch size.
     """
-    two = example if len(example) > 1 else torch.cat([example, example / 2])
-    attempts = ((two, ({0: Dim("batch")},)), (example, None))  # for any number of images, then for that of the example
+    two = example
+    if len(example) == 1:
+        two = example.mapped(lambda x: torch.cat([x, x / 2]), fixed=lambda value: torch.cat([value, value]))
+    # For any number of images; with what is fixed the same for all of them, if it only looked as if it were not; then
+    # for the number of the example.
+    attempts = [(two, True), *[(two.sharing_all(), True)] * (example.shared != example.fixed), (example, False)]
     failures: list[tuple[Exception, Place]] = []
-    for inputs, shapes in attempts:
+    for inputs, dynamic in attempts:
+        shapes = inputs.shapes(model, Dim("batch")) if dynamic else None
         try:
             with silence():
-                program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
-                return inputs, program.run_decompositions({}), shapes is not None
+                program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False)
+                return inputs, program.run_decompositions({}), dynamic
         except Exception as error:
             failures.append((error, place_of_error(error, model)))
     # The batch size is no matter of the second; the first may still be the one that knows the line.

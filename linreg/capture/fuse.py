@@ -29,7 +29,8 @@ def fuse_batch_norm(graph: OperatorGraph) -> OperatorGraph:
     fused: dict[str, str] = {}
     for node in graph.nodes:
         layer = layers.get(node.inputs[0])
-        fusable = layer and readers[layer.name] == 1 and layer.name != graph.output and _folds(layer, node)
+        alone = layer and readers[layer.name] == 1 and layer.name not in (graph.output, *graph.conditions.calls)
+        fusable = layer and alone and _folds(layer, node)
         if layer and fusable:
             fused[layer.name] = node.name
             node = _folded(kept.pop(layer.name), node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, count
 
 from torch import Tensor, fx
@@ -15,16 +15,16 @@ from linreg.operators.table import operator_name
 RENAMED = {"_native_batch_norm_legit_no_training": "batch_norm"}
 
 
-def name_calls(calls: Sequence[fx.Node]) -> dict[fx.Node, str]:
+def name_calls(calls: Sequence[fx.Node], taken: Iterable[str] = ()) -> dict[fx.Node, str]:
     """A name for each call that gives a tensor: the path of the layer of torch.nn that makes it, else `path.operator`.
 
     A layer that makes several calls (a padded convolution) gives its name to the last. Where a name is taken it becomes
-    `name@1`, `name@2`, …: a module may be called again, or bear the input's name.
+    `name@1`, `name@2`, …: a module may be called again, or bear the input's name, or one that is `taken` already.
     """
     calls = [call for call in calls if isinstance(call.meta.get("val"), Tensor)]
     last = {run_of_module(call): call for call in calls}
     names: dict[fx.Node, str] = {}
-    taken = {INPUT}
+    taken = {INPUT, *taken}
     for call in calls:
         place = place_of_call(call)
         named_by_layer = place.is_layer and place.module and last[run_of_module(call)] is call

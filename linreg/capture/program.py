@@ -23,13 +23,15 @@ TYPED = ("new_zeros", "new_ones", "new_full", "new_empty")
 class Program:
     """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
 
-    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused.
+    `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused. `fixed`
+    are the places of the inputs that are held fixed.
     """
 
     exported: ExportedProgram
     place: int
     dynamic: bool
     pieces: int | None = None
+    fixed: frozenset[int] = frozenset()
 
     @property
     def tensors(self) -> dict[str | None, Any]:
@@ -46,11 +48,21 @@ class Program:
         return next(call for call in self.exported.graph.nodes if call.name == name)
 
     @cached_property
-    def input(self) -> fx.Node:
-        """The placeholder of the tensor that the user gives."""
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """The placeholders of the tensors that the user gives, in order."""
         specs = self.exported.graph_signature.input_specs
-        name = next(spec.arg.name for spec in specs if spec.kind == InputKind.USER_INPUT)
-        return next(call for call in self.exported.graph.nodes if call.name == name)
+        placeholders = {call.name: call for call in self.exported.graph.nodes if call.op == "placeholder"}
+        return tuple(placeholders[spec.arg.name] for spec in specs if spec.kind == InputKind.USER_INPUT)
+
+    @cached_property
+    def data(self) -> tuple[fx.Node, ...]:
+        """Those of them that are data, and not held fixed."""
+        return tuple(call for place, call in enumerate(self.inputs) if place not in self.fixed)
+
+    @property
+    def input(self) -> fx.Node:
+        """The first of these."""
+        return self.data[0]
 
     @cached_property
     def needed(self) -> frozenset[fx.Node]:
@@ -69,8 +81,8 @@ class Program:
 
     @cached_property
     def dependent(self) -> tuple[fx.Node, ...]:
-        """Those of them that depend on the values of the input, and not only on its sizes."""
-        found = {self.input}
+        """Those of them that depend on the values of the data, and not only on its sizes."""
+        found = set(self.data)
         for call in self.calls:
             asks_for_size = operator_name(call.target).startswith("sym_")
             if not asks_for_size and found.intersection(call.all_input_nodes):

@@ -17,9 +17,9 @@ ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torc
 
 
 class Reference(fx.Interpreter):
-    """x ↦ the program's output, where the calls named in `interpolants` give what these give.
+    """Inputs ↦ the program's output, where the calls named in `interpolants` give what these give.
 
-    The program is run as the pure function that it is: buffers and x stay as they are.
+    The program is run as the pure function that it is: buffers and inputs stay as they are.
     """
 
     def __init__(self, program: Program, interpolants: Mapping[str, Interpolant]) -> None:
@@ -27,20 +27,21 @@ class Reference(fx.Interpreter):
         self.program, self.interpolants = program, interpolants
         self.recorded: dict[str, Tensor] | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The program's output at x, (N, …)."""
-        signature, tensors = self.program.exported.graph_signature, self.program.tensors
-        given = [x if s.kind == InputKind.USER_INPUT else tensors.get(s.target) for s in signature.input_specs]
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The program's output at inputs in their order, (N, …)."""
+        signature, tensors, rest = self.program.exported.graph_signature, self.program.tensors, iter(inputs)
+        specs = signature.input_specs
+        given = [next(rest) if spec.kind == InputKind.USER_INPUT else tensors.get(spec.target) for spec in specs]
         returned = [spec.arg.name for spec in signature.output_specs]
         with torch.no_grad():
             results = self.run(*given, enable_io_processing=False)
         return results[returned.index(self.program.result.name)]
 
-    def values(self, x: Tensor) -> dict[str, Tensor]:
-        """What each call gives at x, by its name."""
+    def values(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """What each call gives there, by its name."""
         self.recorded = {}
         try:
-            self(x)
+            self(*inputs)
             return self.recorded
         finally:
             self.recorded = None

@@ -121,7 +121,7 @@ class Refusals:
 
     def _others(self, refused: fx.Node) -> Counter[str]:
         """How many other calls on data have no rule, by name, and how many are products of data with data."""
-        data, found = {self.program.input}, Counter[str]()
+        data, found = set(self.program.data), Counter[str]()
         for call in self.program.dependent:
             read = sum(isinstance(each, fx.Node) and each in data for each in values_read(call))
             if read == 0 or operator_name(call.target) in JUMPS:

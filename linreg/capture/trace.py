@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from linreg.approximation import Approximation, apart
 from linreg.capture.agreement import close, compare, compare_batch, other_batches
 from linreg.capture.ending import ended
+from linreg.capture.example import Arguments, Fixed, arguments
 from linreg.capture.export import evaluation, export, run
 from linreg.capture.fuse import fuse_batch_norm
 from linreg.capture.outputs import pick
@@ -20,6 +21,7 @@ from linreg.capture.program import Program
 from linreg.capture.reference import Reference
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
+from linreg.inputs import Given, check_fixed
 from linreg.numerals import whole_number
 from linreg.surroundings import ordinary, plain
 
@@ -34,8 +36,9 @@ WRAPPERS: dict[type, str] = {
 @plain()
 def trace(
     model: nn.Module,
-    example: Tensor,
+    example: Given,
     *,
+    fixed: Fixed = None,
     fuse: bool = True,
     output: str | int | None = None,
     nonlinear: str | None = None,
@@ -48,6 +51,11 @@ def trace(
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
     the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
     module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call).
+
+    A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments.
+    Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
+    of any dtype, each image's own where their dimension 0 is the batch. What they give alone is a line of the ledger
+    under their name; where they meet data they are part of an operator. See `linreg.inputs`.
 
     Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
     replaced by an interpolant of so many `pieces` (an error without `nonlinear`). All else is exact for the network
@@ -67,31 +75,61 @@ def trace(
     0     linear    3      input
     1     relu      3      0
     2     linear    1      1
+
+    Two inputs, and a condition that is held fixed:
+
+    >>> class Both(torch.nn.Module):
+    ...     def forward(self, left, right, weights):
+    ...         return (torch.relu(left - right) * weights).sum(1, keepdim=True)
+    >>> left, right, weights = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 2.0]]), torch.tensor([[0, 4]])
+    >>> graph = linreg.trace(Both(), (left, right, weights), fixed="weights")
+    >>> lin = graph.linearize((left, right, weights))
+    >>> lin.output, lin.weight()
+    (tensor([[12.]]), {'left': tensor([[0., 4.]]), 'right': tensor([[ 0., -4.]])})
     """
+    given = check(model, example, fixed)
+    check_pieces(nonlinear, pieces)
+    return _taken(model, given, (fuse, output, pieces if nonlinear else None))
+
+
+def _taken(model: nn.Module, given: Arguments, options: tuple[bool, str | int | None, int | None]) -> OperatorGraph:
+    """As it looks, or with all that is fixed one for all images: by its size alone it may look each image's own."""
+    try:
+        return _traced(model, given, *options)
+    except LinregError:
+        if given.shared != given.fixed:
+            with suppress(LinregError):
+                return _traced(model, given.sharing_all(), *options)
+        raise
+
+
+def _traced(
+    model: nn.Module, given: Arguments, fuse: bool, output: str | int | None, pieces: int | None
+) -> OperatorGraph:
+    """The steps of `trace`, on arguments that were looked at."""
     from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
 
-    check(model, example)
-    check_pieces(nonlinear, pieces)
     model = ordinary(model)
-    images = len(example)
-    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, example), output) as output:
-        run(model, example)  # first: why a model fails is not for the exporter to say
-        example, exported, dynamic = export(model, example)
-        others = other_batches(model, example) if dynamic else []
-        expected, place = pick(run(model, example), output)
-        program = Program(exported, place, dynamic, pieces if nonlinear else None)
-        graph, origins = translate(program, example)
+    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, given), output) as output:
+        run(model, given)  # first: why a model fails is not for the exporter to say
+        used, exported, dynamic = export(model, given)
+        others = other_batches(model, used) if dynamic else []
+        expected, place = pick(run(model, used), output)
+        held = frozenset(place for place, name in enumerate(used.names) if name in used.fixed)
+        program = Program(exported, place, dynamic, pieces, held)
+        graph, origins = translate(program, used)
     if fuse:
         graph = fuse_batch_norm(graph)
-    _verify(graph, program, origins, example, expected, ((batch, pick(value, output)[0]) for batch, value in others))
+    _verify(graph, program, origins, used, expected, ((batch, pick(value, output)[0]) for batch, value in others))
     interpolants = graph.approximation.interpolants
     if not interpolants:
         return graph
-    return replace(graph, approximation=apart(interpolants, graph(example)[:images], expected[:images]))
+    values, images = graph(used.given), len(given)
+    return replace(graph, approximation=apart(interpolants, values[:images], expected[:images]))
 
 
 @plain()
-def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | int | None = None) -> Approximation:
+def measure(graph: OperatorGraph, model: nn.Module, x: Given, *, output: str | int | None = None) -> Approximation:
     """How far a graph is from the model that it was traced from, at x (N, *input_shape); see `Approximation`.
 
     The model is run in eval mode, as in `trace`, and left as it was; `output` must be that of `trace`. Raises
@@ -107,9 +145,10 @@ def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | 
     tanh  tanh      16   7.06e-03
     image 0: the output is 0.00594 off at most, 7.8e-03 of its scale 0.7616
     """
-    graph.check(x)
-    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, x), output) as output:
-        return apart(graph.approximation.interpolants, graph(x), pick(run(model, x), output)[0])
+    value = graph(x)
+    given = arguments(model, x, tuple(entry.name for entry in graph.inputs.fixed))
+    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, given), output) as output:
+        return apart(graph.approximation.interpolants, value, pick(run(model, given), output)[0])
 
 
 def check_pieces(nonlinear: str | None, pieces: int) -> None:
@@ -123,14 +162,28 @@ def check_pieces(nonlinear: str | None, pieces: int) -> None:
         raise LinregError(f'pieces={pieces} is for smooth units, which are refused unless nonlinear="pwl": give both')
 
 
-def check(model: nn.Module, example: Tensor) -> None:
-    """Raise LinregError unless the model takes one tensor, and both are of one dtype, on one device, and finite."""
+def check(model: nn.Module, example: Given, fixed: Fixed = None) -> Arguments:
+    """The example as the model's arguments.
+
+    Raises LinregError unless the model takes it, its data and the model's weights are of one dtype, all is on one
+    device, and finite.
+    """
     _check_module(model)
-    _check_forward(model, example)
-    _check_example(example)
-    _check_weights(model, example)
-    if example.shape[0] == 0 or not example.isfinite().all():
-        raise LinregError("the example must hold at least one input, and finite numbers only")
+    given = arguments(model, example, fixed)
+    for name, value in given.data.items():
+        _check_example(value, "" if given.alone else name)
+        _check_weights(model, value)
+        if value.shape[0] == 0 or not value.isfinite().all():
+            raise LinregError("the example must hold at least one input, and finite numbers only")
+    for name, value in given.data.items():
+        if (value.dtype, value.device) != (given.first.dtype, given.first.device):
+            first = f"{given.first.dtype} on {given.first.device}"
+            raise LinregError(
+                f"all data must be of one dtype and device, {first}; '{name}' is {value.dtype} on {value.device}"
+            )
+    for entry in given.inputs.fixed:
+        check_fixed(entry, given.held[entry.name], len(given), given.first.device)
+    return given
 
 
 def _check_module(model: nn.Module) -> None:
@@ -143,22 +196,16 @@ def _check_module(model: nn.Module) -> None:
                 raise LinregError(f"{named} is a {wrapper.__module__}.{wrapper.__qualname__}: {advice}")
 
 
-def _check_forward(model: nn.Module, example: Tensor) -> None:
-    try:
-        inspect.signature(model.forward).bind(example)
-    except (TypeError, ValueError) as error:  # ValueError: a builtin shows no signature
-        advice = "wrap it in a module whose forward takes the tensor to explain, and holds all else"
-        raise LinregError(f"the model's forward must take one tensor ({error}): {advice}") from error
-
-
-def _check_example(example: Tensor) -> None:
+def _check_example(example: Tensor, name: str = "") -> None:
     if isinstance(example, Tensor) and example.dim() > 1 and example.is_floating_point():
         return
     came = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
     tokens = isinstance(example, Tensor) and not example.is_floating_point()
+    what, advice = "the example", "; for tokens, trace what follows the embedding" * tokens
+    if name:
+        what, advice = f"the input '{name}'", f"; what is not explained is held fixed, fixed={name!r}"
     raise LinregError(
-        f"the example must be a floating-point tensor with a batch dimension first, (N, …), not {came}"
-        + "; for tokens, trace what follows the embedding" * tokens
+        f"{what} must be a floating-point tensor with a batch dimension first, (N, …), not {came}{advice}"
     )
 
 
@@ -181,9 +228,9 @@ def _verify(
     graph: OperatorGraph,
     program: Program,
     origins: dict[str, str],
-    example: Tensor,
+    example: Arguments,
     expected: Tensor,
-    others: Iterable[tuple[Tensor, Tensor]],
+    others: Iterable[tuple[Arguments, Tensor]],
 ) -> None:
     """Raise LinregError unless the graph gives what the model gives: `expected`, and the values beside other batches.
 
@@ -193,11 +240,11 @@ def _verify(
     interpolants = graph.approximation.interpolants
     exact = Reference(program, {})
     reference = Reference(program, {origins[name]: interpolant for name, interpolant in interpolants.items()})
-    compare(graph, reference(example) if interpolants else expected, example, reference, origins)
-    if interpolants and not close(exact(example), expected):
+    compare(graph, reference(*example.values) if interpolants else expected, example, reference, origins)
+    if interpolants and not close(exact(*example.values), expected):
         raise LinregError("the exported program does not reproduce the model's output: please report this network")
     for batch, value in others:
         if interpolants:
-            compare_batch(exact, batch, value)
-            value = reference(batch)
-        compare_batch(graph, batch, value)
+            compare_batch(exact(*batch.values), batch, value)
+            value = reference(*batch.values)
+        compare_batch(graph(batch.given), batch, value)

@@ -12,7 +12,9 @@ from torch import Tensor, fx
 
 from linreg.approximation import Approximation
 from linreg.capture.constants import fold, one_for_each, parameters
+from linreg.capture.example import Arguments
 from linreg.capture.fuse import pointwise
+from linreg.capture.held import SIZED_BY_FIXED, Held
 from linreg.capture.names import name_calls
 from linreg.capture.place import place_of_call
 from linreg.capture.program import ALIKE, TYPED, Program
@@ -20,7 +22,10 @@ from linreg.capture.refuse import Refusals, Refused, refused_step
 from linreg.capture.sizes import Sizes, check_sizes, is_open
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
+from linreg.inputs import Inputs
 from linreg.operators.base import Shape
+from linreg.operators.given import Given, converted, is_conditional
+from linreg.operators.part import Part
 from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, UNKNOWN
 from linreg.operators.refusals import FAMILIES, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
@@ -28,7 +33,7 @@ from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
 from linreg.operators.table import IDENTITIES, Built, Call, Data, Known, Rule, operator_name, rule_for
 
 
-def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[str, str]]:
+def translate(program: Program, example: Arguments) -> tuple[OperatorGraph, dict[str, str]]:
     """The graph of a program, and for each node the name of the call it comes from.
 
     Raises LinregError at the first call that leads to the output and is not piecewise linear in the input.
@@ -46,22 +51,38 @@ def _rule_of(target: Any, pieces: int | None) -> Rule | None:
 class _Translator:
     """One pass over the calls that lead to the output; `operands` are a call with the values of its arguments.
 
-    `values` says what each call gives: Data (the value of a node), Known (a constant), Step (what jumps), BATCH, a
-    number, or its operands where it gives several values, until `getitem` takes one out. What is found out on the way
-    are `values`, `nodes` with their `origins`, and `sizes`; all else is given.
+    `values` says what each call gives: Data (the value of a node), Known (a constant), Given (what fixed inputs
+    decide), Step (what jumps), BATCH, a number, or its operands where it gives several values, until `getitem` takes
+    one out. What is found out on the way are `values`, `nodes` with their `origins`, `sizes`, and `held`, what fixed
+    inputs decide; all else is given.
     """
 
-    def __init__(self, program: Program, example: Tensor) -> None:
+    def __init__(self, program: Program, arguments: Arguments) -> None:
         self.program = program
-        self.example = example
-        self.fixed = None if program.dynamic else len(example)  # the number of images, if it is fixed
-        self.names = name_calls(program.calls)
+        self.arguments = arguments
+        self.example = arguments.first
+        self.fixed = None if program.dynamic else len(arguments)  # the number of images, if it is fixed
+        self.names = name_calls(program.calls, arguments.inputs.nodes.values())
         self.refusals = Refusals(program, self.names, partial(_rule_of, pieces=program.pieces))
         self.sizes = Sizes.of_input(program.input.meta["val"])
         self.values: dict[fx.Node, Any] = parameters(program)
-        self.values[program.input] = Data(INPUT, tuple(example.shape[1:]))
+        self.held = Held.of(arguments)
         self.nodes: dict[str, Node] = {}
         self.origins: dict[str, str] = {}
+        for call, name in zip(program.inputs, arguments.names, strict=True):
+            self.values[call] = Given(name, name)
+        self._lay_in_a_row(arguments.inputs)
+
+    def _lay_in_a_row(self, inputs: Inputs) -> None:
+        """The data: "input" itself, or parts of it."""
+        if not inputs.several:
+            self.values[self.program.input] = Data(INPUT, inputs.data[0].shape)
+            return
+        *firsts, total = inputs.starts
+        for call, entry, first in zip(self.program.data, inputs.data, firsts, strict=True):
+            name = inputs.nodes[entry.name]
+            self.nodes[name] = Node(name, Part(first, total, entry.shape), (INPUT,), entry.shape)
+            self.values[call] = Data(name, entry.shape)
 
     def run(self) -> tuple[OperatorGraph, dict[str, str]]:
         for call in self.program.dependent:
@@ -92,7 +113,9 @@ class _Translator:
             return self._step(value, operands)
         # A constant: as an identity it would come in the dtype of the data, whatever its own; rules want data.
         if not operands.data:
-            return self._constant(value, operands)
+            return self._given(call, operands) if is_conditional(operands) else self._constant(call, operands)
+        if operands.name == "type_as" and isinstance(operands["self"], Given):
+            return self._given(call, converted(operands, self.example.dtype))
         # Data as it is: no rule takes what is no operator.
         if operands.name in IDENTITIES:
             return _identity(value, operands, self.example.dtype)
@@ -104,6 +127,8 @@ class _Translator:
         operands = self.values[several]  # type: ignore[index]
         if isinstance(operands, Known):
             return replace(operands, value=operands.value[index])  # type: ignore[index]
+        if isinstance(operands, Given):
+            return replace(operands, output=index)
         one, value = replace(operands, output=index), call.meta["val"]
         is_data = bool(operands.data) and value.is_floating_point()  # and not the indices of a pool
         return self._node(call, one) if is_data else self._step(value, one)
@@ -116,8 +141,22 @@ class _Translator:
             return operands
         return Step(replace(operands, shape=self.sizes.of_one_image(value)))
 
-    def _constant(self, value: Any, operands: Call) -> Any:
-        each = one_for_each(operands)
+    def _given(self, call: fx.Node, operands: Call) -> Given:
+        """What fixed inputs alone decide: any operator of torch will do, as each time it is simply called."""
+        if torch.Tag.nondeterministic_seeded in operands.target.tags:
+            raise Refused(RANDOM, operands)
+        if is_open(call.meta["val"]):
+            raise Refused(SIZED_BY_FIXED, operands)
+        return self.held.add(call.name, operands)
+
+    def _constant(self, call: fx.Node, operands: Call) -> Any:
+        value = call.meta["val"]
+        try:
+            each = one_for_each(operands)
+        except Refused:
+            if not self.held.each or torch.Tag.nondeterministic_seeded in operands.target.tags:
+                raise
+            return self._given(call, operands)  # a graph with fixed inputs is bound to a number of images
         check_sizes(operands)
         if each:
             self.sizes.of_one_image(value)  # made once, it must stay one for each image
@@ -136,6 +175,8 @@ class _Translator:
             return passed
         built, inputs = self._built(rule, operands)
         name, place = self.names[call], place_of_call(call)
+        if is_conditional(operands):
+            self.held.calls[name] = operands
         reads = tuple(data.name for data in inputs)
         self.nodes[name] = Node(name, built, reads, operands.shape, place.module, place.source)
         self.origins[name] = call.name
@@ -158,14 +199,19 @@ class _Translator:
         """The shape of a node's value for one image; a try on zeros tells the sizes that the exporter leaves open."""
         value, dtype = call.meta["val"], self.example.dtype
         if len(operands.data) == 1 and is_open(value):
+            if is_conditional(operands):
+                raise Refused(SIZED_BY_FIXED, operands)
             self.sizes = self.sizes.learn(value, operands.evaluate(self._zeros(operands.data[0])))
         if value.dtype != dtype:
             raise Refused(f"its result is {value.dtype}: keep the data in one dtype, {dtype}")
         return self.sizes.of_one_image(value)
 
     def _built(self, rule: Rule, operands: Call) -> Built:
+        own = {name: node for name, node in self.nodes.items() if name not in self.held.calls}
         try:
-            return pointwise(*rule(operands), operands, self.nodes)
+            if is_conditional(operands):  # which is made anew, by its rule alone, for each choice of fixed inputs
+                return self.held.built(operands)
+            return pointwise(*rule(operands), operands, own)
         except LinregError as error:
             raise Refused(str(error), operands) from error
         except (TypeError, AttributeError, RuntimeError) as error:
@@ -205,10 +251,15 @@ class _Translator:
         for node in reversed(made):
             if node.name in reached:
                 reached.update(node.inputs)
+        reached.update(self.arguments.inputs.nodes.values())  # an input that leads nowhere has its place all the same
         nodes = tuple(node for node in made if node.name in reached)
-        shape, like = tuple(self.example.shape[1:]), (self.example.dtype, self.example.device)
+        inputs, like = self.arguments.inputs, (self.example.dtype, self.example.device)
+        shape = (inputs.starts[-1],) if inputs.several else inputs.data[0].shape
         approximation = Approximation({n.name: n.operator for n in made if isinstance(n.operator, Interpolant)})
-        return OperatorGraph(nodes, output, shape, *like, self.fixed, approximation=approximation)
+        return OperatorGraph(
+            nodes, output, shape, *like, self.fixed, approximation=approximation,
+            signature=None if self.arguments.alone else inputs, conditions=self.held.conditions(reached),
+        )  # fmt: skip
 
 
 def _arguments(call: fx.Node) -> dict[str, Any]:

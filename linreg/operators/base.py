@@ -50,15 +50,31 @@ class Constant:
         grad = sum_to(grad, (grad.shape[0], *shape[1:]))
         return grad * self.value.where((grad != 0) | self.value.isfinite(), 0)
 
+    def of_each_image(self, grad: Tensor) -> bool:
+        """Whether each image has its own β, as a gate's offset is: g ⊙ β is then as large as the node's value."""
+        return self.value.dim() == grad.dim() and self.value[0].numel() == grad[0].numel()
+
     def located(self, grad: Tensor, dims: Sequence[int]) -> Tensor:
         """g ⊙ β by position: Σ over all dimensions but the batch and `dims`, (N, *positions) in the order of `dims`."""
-        value = self.value
-        if not value.isfinite().all():
-            value = value.expand_as(grad).where((grad != 0) | value.isfinite(), 0)
-        others = [dim for dim in range(1, grad.dim()) if dim not in dims]
-        kept = (grad * value).sum(others) if others else grad * value
+        others = tuple(dim for dim in range(1, grad.dim()) if dim not in dims)
+        kept = self._summed(grad, others)
+        if not kept.isfinite().all():  # a β of −∞ has no share where g = 0
+            value = self.value.expand_as(grad).where((grad != 0) | self.value.isfinite(), 0)
+            kept = Constant(self.kind, value)._summed(grad, others)
         order = sorted(dims)
         return kept.permute(0, *(1 + order.index(dim) for dim in dims))
+
+    def _summed(self, grad: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Σ g ⊙ β over `dims`."""
+        if not dims:
+            return grad * self.value
+        shape = (1,) * (grad.dim() - self.value.dim()) + tuple(self.value.shape)
+        if any(size > 1 for dim, size in enumerate(shape) if dim not in dims):
+            return (grad * self.value).sum(dims)
+        # β is the same at all positions, as a bias is: a matrix product, which makes no second tensor of g's size.
+        weights = self.value.expand([grad.shape[dim] if dim in dims else 1 for dim in range(grad.dim())])
+        rows = grad.movedim(dims, tuple(range(1, 1 + len(dims)))).flatten(1, len(dims))
+        return (weights.reshape(1, -1) @ rows.reshape(*rows.shape[:2], -1)).reshape(len(grad), *rows.shape[2:])
 
 
 def sum_to(value: Tensor, shape: Shape) -> Tensor:
@@ -170,9 +186,9 @@ class Affine(Operator):
         """Each β with its share of the score, where `grad` is the score's gradient at z."""
         return [(constant, constant.share(grad)) for constant in self.constants]
 
-    def located(self, grad: Tensor, dims: Sequence[int]) -> list[Tensor]:
-        """Each share by position: summed over all dimensions of z but the batch and `dims`, (N, *positions)."""
-        return [constant.located(grad, dims) for constant in self.constants]
+    def behind(self, grad: Tensor) -> tuple[Affine, Tensor]:
+        """The operator itself, without what multiplies its output, and the gradient that arrives at it through that."""
+        return self, grad
 
     def elements(self, place: int, grad: Tensor) -> Tensor:
         """g ⊙ β of the constant at `place` for each element of g = `grad`, whatever is done with the constants.

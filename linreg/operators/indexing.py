@@ -38,7 +38,7 @@ class Sums(LinearFunction):
         rows = prod(self.shape)
         numbers = torch.arange(1, rows + 1, dtype=torch.float64, device=self.like.device).view(1, *self.shape)
         places = self.adjoint(numbers.expand(self.images or 1, *self.shape))
-        goals = [to_numpy(place[0]).astype(int) - 1 for place in places]
+        goals = [to_numpy(place[image if self.images else 0]).astype(int) - 1 for place in places]
         return tuple(selection(goal, rows).T.tocsr() for goal in goals)
 
     def rounding(self, *inputs: Tensor) -> Rounding:
@@ -52,10 +52,19 @@ def _fixed_index(call: Call, *names: str) -> None:
     leaves = [leaf for name in names for leaf in (call[name] if isinstance(call[name], list) else [call[name]])]
     if any(isinstance(leaf, Data) for leaf in leaves):
         raise LinregError(str(DATA_INDEX))
-    if isinstance(call["indices"], list) and call["indices"][0] is not None:
+    first = call["indices"][0] if isinstance(call["indices"], list) else None
+    if first is not None and not _is_own_image(first, call):
         keeps_images(call, 0)
     if call["dim"] is not None:
         keeps_images(call, call["dim"])
+
+
+def _is_own_image(index: Any, call: Call) -> bool:
+    """Whether an index along the batch is that of each image itself, as in x[arange(N), last]."""
+    if not isinstance(index, Known) or index.value.dtype != torch.long or len(index.value) != call.images:
+        return False
+    own = torch.arange(call.images, device=index.value.device)
+    return bool((index.value.flatten(1) == own[:, None] if index.value.dim() > 1 else index.value == own).all())
 
 
 @rule("index", "_unsafe_index", "index_select", "gather", "take_along_dim")

@@ -87,24 +87,26 @@ class Measured(LinearFunction):
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         if not self.channelwise:
-            return tuple(self._measure(self.shapes, k) for k in range(len(self.shapes)))
+            return tuple(self._measure(self.shapes, k, image) for k in range(len(self.shapes)))
         ((channels, *sides),) = self.shapes
-        one = self._measure(((1, *sides),), 0)
+        one = self._measure(((1, *sides),), 0, image)
         return (kron(eye_array(channels), one, format="csr"),)
 
     def degrees(self) -> tuple[tuple[int, int], ...]:
         first = 1 if self.channelwise else 0
         return tuple((prod(shape[first:]), prod(self.shape[first:])) for shape in self.shapes)
 
-    def _measure(self, shapes: tuple[Shape, ...], k: int) -> csr_array:
-        """The matrix of input k; a function of a fixed number of images takes one unit vector at a time."""
+    def _measure(self, shapes: tuple[Shape, ...], k: int, image: int) -> csr_array:
+        """The matrix of input k; a function of a fixed number of images takes one unit vector at a time, at `image`."""
+        first = image if self.images else 0
         width, largest = prod(shapes[k]), max(prod(self.shape), *(prod(shape) for shape in shapes))
         chunk = 1 if self.images else max(1, CHUNK // largest)
         columns = []
         for numbers in torch.arange(width, device="cpu").split(chunk):
             inputs = [self.like.new_zeros(self.images or len(numbers), *shape) for shape in shapes]
-            inputs[k].view(len(inputs[k]), -1)[torch.arange(len(numbers), device="cpu"), numbers] = 1
-            columns.append(csr_array(to_numpy(self.function(*inputs)[: len(numbers)].flatten(1))))
+            inputs[k].view(len(inputs[k]), -1)[first + torch.arange(len(numbers), device="cpu"), numbers] = 1
+            values = self.function(*inputs)[first : first + len(numbers)]
+            columns.append(csr_array(to_numpy(values.flatten(1))))
         return vstack(columns).T.tocsr()
 
 

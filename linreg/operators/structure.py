@@ -97,13 +97,13 @@ class Move(LinearFunction):
     role: Role = field(kw_only=True, default=Role.OTHER)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
-        sources = zip(self.sources(), self.shapes, strict=True)
+        sources = zip(self.sources(image if self.images else 0), self.shapes, strict=True)
         return tuple(selection(source, prod(shape)) for source, shape in sources)
 
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         return tuple(moved(source, x) for source, x in zip(self.sources(), inputs, strict=True))
 
-    def sources(self) -> tuple[Array, ...]:
+    def sources(self, image: int = 0) -> tuple[Array, ...]:
         """For each input, shaped as z, where in it each element came from, flat; −1 for what comes from elsewhere.
 
         The function itself tells: it is run on 1, 2, … in the place of values.
@@ -113,7 +113,7 @@ class Move(LinearFunction):
         for first, shape in zip(firsts, self.shapes, strict=True):
             numbers = torch.arange(first, first + prod(shape), dtype=torch.float64, device=self.like.device)
             places.append(numbers.view(shape).expand(self.images or 1, *shape))
-        source = to_numpy(self.function(*places)[0]).astype(np.int64)
+        source = to_numpy(self.function(*places)[image]).astype(np.int64)
         return tuple(_within(source - first, prod(shape)) for first, shape in zip(firsts, self.shapes, strict=True))
 
     def rounding(self, *inputs: Tensor) -> Rounding:

@@ -35,7 +35,7 @@ class Step:
 
 
 def steps(ledger: Ledger, image: int = 0, bars: int = 20, depth: int | None = None) -> list[Step]:
-    """The running total of one image, from c·x through its terms in the order of the graph to y.
+    """The running total of one image, from c·x, of each input, through its terms in the order of the graph to y.
 
     With `depth`, the terms of each module of that many levels are one step. Of more than `bars` steps the largest in
     absolute value are kept, and the others are one. What no gate follows, the output's bias above all, stays apart.
@@ -45,7 +45,7 @@ def steps(ledger: Ledger, image: int = 0, bars: int = 20, depth: int | None = No
     for label, term in zip(ledger.labels, ledger.terms, strict=True):
         name = label if depth is None or term.at_output else module(term.node, depth)
         (output if term.at_output else inner).setdefault(name, []).append(term.total[image].item())
-    first = {"c · x": [ledger.input_share[image].item()]}
+    first = {name: [share] for name, kind, share in ledger.rows(image)[: ledger.sources]}
     found = _running([*first.items(), *_largest(inner, max(bars - 1 - len(output), 1)), *output.items()])
     return [replace(step, at_output=place >= len(found) - len(output)) for place, step in enumerate(found)]
 
@@ -91,9 +91,8 @@ def waterfall(
     ax.set_yticks(places, names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(f"running total, in units of {score} (red adds, blue subtracts)")
-    shares = (
-        f"c · x {number(found[0].share, signed=True)}, constants {number(found[-1].stop - found[0].share, signed=True)}"
-    )
+    inputs = found[ledger.sources - 1].stop
+    shares = f"c · x {number(inputs, signed=True)}, constants {number(found[-1].stop - inputs, signed=True)}"
     ax.set_title(f"{score} = {number(found[-1].stop)}:  {shares}")
     despine(ax, "left")
     ax.tick_params(axis="y", length=0)

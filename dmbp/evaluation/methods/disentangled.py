@@ -1,0 +1,66 @@
+"""DMBP itself, as one method among the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from dmbp.evaluation.captured import captured
+from dmbp.evaluation.methods.method import Method, option
+from dmbp.explanation import explain
+from dmbp.learning.objective import Loss
+from dmbp.learning.options import Options
+from dmbp.masks import Sites
+
+PAPER = "the paper, Section 4"
+MAPS = ("paper", "complete")
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True)
+class DMBP(Method):
+    """a(x) = ∇⁺ ⊙ x + ∇⁻ ⊙ x after learning (Algorithm 1), or the complete map, with bias terms at their places.
+
+    The options but `map` are those of `dmbp.Options`. With loss "none" nothing is learned, and the maps are those of
+    the score itself: c ⊙ x (Eq. 5), or that and all its biases. `map="complete"` is (N, 1, *picture).
+    """
+
+    label: ClassVar[str] = "dmbp"
+    title: ClassVar[str] = "Disentangled Masked Backpropagation (DMBP)"
+    source: ClassVar[str] = "the paper, Algorithm 1"
+    times_x: ClassVar[str] = "yes; map=complete: and biases by their gradients"
+    colours: ClassVar[str] = "own values; map=complete: none"
+    sign: ClassVar[str] = "signed"
+
+    iterations: int = option(DEFAULTS.iterations, "updates of the masks", PAPER)
+    loss: str | Loss = option(  # noqa: RUF009  (it makes a field)
+        DEFAULTS.loss, "all (Eq. 10), +-, + (Table 1), or none (Eq. 5)", "the paper, Eq. 10"
+    )
+    sites: Sites = option(  # noqa: RUF009
+        DEFAULTS.sites, "where masks sit: gates, blocks, or names of nodes", "the paper, Eq. 16"
+    )
+    map: str = option("paper", "paper: ∇⁺ ⊙ x + ∇⁻ ⊙ x; complete: with bias terms at their places", "the paper, Eq. 7")
+    unmasked: str = option(DEFAULTS.unmasked, "where what no mask touches is counted: nuisance or both", "dmbp")
+    lr: float = option(DEFAULTS.lr, "RMSprop's learning rate", PAPER)
+    tolerance: float | None = option(DEFAULTS.tolerance, "when an image's masks may rest", "dmbp")
+    agreement: float | None = option(DEFAULTS.agreement, "when an image's masks may rest, by its map", "dmbp")
+    precision: str = option(DEFAULTS.precision, "of products while learning: full, tf32 or bf16", "dmbp")
+    compiled: bool | None = option(DEFAULTS.compiled, "whether torch.compile is used", "dmbp", decides=False)
+
+    def __post_init__(self) -> None:
+        self._check_word("map", MAPS)
+        object.__setattr__(self, "sites", self.learning.sites)  # names as a tuple, so that the value is one for good
+
+    @property
+    def learning(self) -> Options:
+        """The options of the learning; raises DmbpError where one makes no sense."""
+        names = [each.name for each in self.options() if each.name != "map"]
+        return Options(**{name: getattr(self, name) for name in names})
+
+    def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        result = explain(captured(network, x).graph, x, target, options=self.learning, progress=False)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        return result.attribution if self.map == "paper" else result.complete.unsqueeze(1)
