@@ -34,6 +34,7 @@ def explain(
     options: Options | None = None,
     snapshots: Sequence[int] = (),
     start: Masks | None = None,
+    pieces: int | None = None,
     progress: bool = True,
     callback: Callback | None = None,
     **words: Unpack[OptionWords],
@@ -44,9 +45,10 @@ def explain(
     images, one class for each, or weights of the outputs (see `linreg.target.cotangent`). The options, `iterations` to
     `compiled`, are told in `Options`; `options` gives them as one value, in which those given by a word of their own
     are changed. `snapshots` names numbers of updates after which the map is kept. `start` gives masks to go on from
-    instead of B.1's (the optimiser's own state starts afresh). `progress` and `callback` are told in `learn_masks`.
-    Several inputs are given in order or by name, those in `fixed` held fixed (see `linreg.trace`): the maps are then by
-    name, and sum to the same scores together.
+    instead of B.1's (the optimiser's own state starts afresh). `pieces` takes smooth units of a module, each as an
+    interpolant of so many pieces (see `linreg.trace`); without, they are refused. `progress` and `callback` are told in
+    `learn_masks`. Several inputs are given in order or by name, those in `fixed` held fixed (see `linreg.trace`): the
+    maps are then by name, and sum to the same scores together.
     Ctrl-C ends the learning and keeps what was reached.
 
     Raises LinregError, before the learning starts: DmbpError, which is one, for its own arguments, others for a model
@@ -60,8 +62,7 @@ def explain(
     """
     options = Options.of(options, words)
     wanted = _snapshots(snapshots, options.iterations)
-    check_known(model, fixed)
-    graph = model if isinstance(model, OperatorGraph) else trace(model, x, fixed=fixed)
+    graph = graph_at(model, x, fixed, pieces)
     lin, target = graph.linearize(x), held(target)
     kept: dict[int, Any] = {}
 
@@ -91,12 +92,18 @@ def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: 
     )  # fmt: skip
 
 
-def check_known(model: nn.Module | OperatorGraph, fixed: Fixed) -> None:
-    """Raise DmbpError where a graph, which knows its fixed inputs, is told of them again."""
-    if isinstance(model, OperatorGraph) and fixed is not None:
+def graph_at(model: nn.Module | OperatorGraph, x: Given, fixed: Fixed, pieces: int | None) -> OperatorGraph:
+    """The graph, traced on x unless it is one. Raises DmbpError where one that was traced is told how to trace it."""
+    if not isinstance(model, OperatorGraph):
+        words: dict[str, Any] = {} if pieces is None else {"nonlinear": "pwl", "pieces": pieces}
+        return trace(model, x, fixed=fixed, **words)
+    if fixed is not None:
         raise DmbpError(
             "a graph knows its fixed inputs: give fixed= where it is traced, linreg.trace(model, x, fixed=…)"
         )
+    if pieces is not None:
+        raise DmbpError('pieces are for a module that is yet to be traced: linreg.trace(…, nonlinear="pwl", pieces=…)')
+    return model
 
 
 def _snapshots(snapshots: Sequence[int], iterations: int) -> frozenset[int]:

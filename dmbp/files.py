@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -90,6 +91,12 @@ def save_figure(figure: Figure, path: Path) -> Path:
     with whole(path) as partial, own_settings():
         figure.savefig(partial, dpi=DPI)
     return path
+
+
+def say(line: str) -> None:
+    """A line on standard error, where there is one: services have none."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)
 
 
 def slug(text: str) -> str:

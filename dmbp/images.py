@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dmbp.errors import DmbpError
+from dmbp.extras import install
+from dmbp.files import say
 
 SMALLEST = 8  # pixels a side: below that a picture shows nothing that could be explained
+LARGEST = 2**24  # pixels that are kept of a picture
 SKIMAGE = "skimage:"
 WHITE_OF = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}  # greyscale deeper than 8 bits
 
@@ -26,23 +29,59 @@ def read_image(name: str | Path) -> np.ndarray:
     """The image file `name`, upright and in RGB: float32 (H, W, 3) in [0, 1].
 
     `skimage:NAME` is one of the photos that scikit-image ships. Transparency is laid over white, 16-bit
-    greyscale keeps its depth, and every other kind of colour is converted.
+    greyscale keeps its depth, and every other kind of colour is converted. A picture of more than 2²⁴ pixels is read
+    smaller by the least whole number that brings it below that, which is many times more than networks take. Of an
+    animation the first frame is read; that, and that colour of 16 bits is read as of 8, is said on standard error.
 
-    Raises `DmbpError` for a file that is missing, no image, cut short or unsafely large, and for a picture of
-    fewer than 8 pixels a side.
+    Raises `DmbpError` for a file that is missing, no image, cut short and unsafely large (from 179 million pixels on),
+    and for a picture of fewer than 8 pixels a side.
     """
     path = _skimage_photo(str(name).removeprefix(SKIMAGE)) if str(name).startswith(SKIMAGE) else Path(name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is read of it is bounded
             with Image.open(path) as image:
-                pixels = _pixels(ImageOps.exif_transpose(image))
+                notes = _notes(image)
+                pixels = _pixels(ImageOps.exif_transpose(_bounded(image)))
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         raise DmbpError(f"{path}: {_reason(error)}") from error
     height, width, _ = pixels.shape
     if min(height, width) < SMALLEST:
         raise DmbpError(f"{path}: expected at least {SMALLEST}×{SMALLEST} pixels, got {width}×{height}")
+    for note in notes:
+        say(f"{path}: {note}")
     return pixels
+
+
+def _bounded(image: Image.Image) -> Image.Image:
+    """The picture, or a smaller one whose pixels are means of squares of its own; a JPEG is decoded smaller already."""
+    if (factor := _factor(image)) == 1:
+        return image
+    turned = image.getexif()
+    image.draft(image.mode, (image.width // factor, image.height // factor))  # one that is no JPEG stays as it is
+    rest = _factor(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "RGB", *WHITE_OF):
+        image = image.convert("RGB")
+    image = image.convert("I") if image.mode.startswith("I;16") else image
+    small = image.reduce(rest)
+    small.getexif().update(turned)
+    return small
+
+
+def _factor(image: Image.Image) -> int:
+    """How many times smaller it must be on each side."""
+    return max(1, math.ceil(math.sqrt(image.width * image.height / LARGEST)))
+
+
+def _notes(image: Image.Image) -> list[str]:
+    """What of a file is not read."""
+    frames = getattr(image, "n_frames", 1)
+    said = [f"the first of its {frames} frames is read"] * (frames > 1 and image.format != "MPO")
+    tiles = getattr(image, "tile", None)
+    raw = str(tiles[0].args) if tiles else ""
+    return said + ["its 16 bits of colour are read as 8"] * (image.mode in ("RGB", "RGBA") and ";16" in raw)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -62,8 +101,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (FileNotFoundError, "there is no such image file"),
     (IsADirectoryError, "this is a directory, not an image file"),
     (UnidentifiedImageError, "this is not an image, or of a kind that Pillow does not know"),
-    (Image.DecompressionBombError, "the image has too many pixels to be read safely"),
-    (Image.DecompressionBombWarning, "the image has too many pixels to be read safely"),
+    (Image.DecompressionBombError, "the image has too many pixels to be read safely: make it smaller first"),
 )
 
 
@@ -75,7 +113,7 @@ def _reason(error: Exception) -> str:
 def _skimage_photo(photo: str) -> Path:
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise DmbpError(f'{SKIMAGE}{photo} needs scikit-image: pip install "linreg-dmbp[demo]"')
+        raise DmbpError(f"{SKIMAGE}{photo} needs scikit-image: {install('demo')}")
     files = sorted(Path(spec.origin).with_name("data").glob("*.[jp][pn]g"))
     photos = {file.stem: file for file in files}
     if photo not in photos:

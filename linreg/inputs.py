@@ -144,7 +144,8 @@ def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None, what: str 
         raise LinregError(f"{what} must be a torch.Tensor, not {type(x).__name__}")
     if tuple(x.shape[1:]) != shape or x.dim() == 0 or x.shape[0] == 0:
         wanted = ", ".join(map(str, ("N" if batch is None else batch, *shape)))
-        raise LinregError(f"{what} must have shape ({wanted}), not {tuple(x.shape)}")
+        alone = ": it lacks the batch dimension, which x[None] adds" if tuple(x.shape) == shape else ""
+        raise LinregError(f"{what} must have shape ({wanted}), not {tuple(x.shape)}{alone}")
     if batch is not None and x.shape[0] != batch:
         raise LinregError(
             f"this network fixes its batch size, and was traced with {batch} images, not {x.shape[0]}: "

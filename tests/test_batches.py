@@ -191,7 +191,7 @@ def test_a_number_that_is_none_is_named_and_loses_nothing(value: float, tmp_path
         (lambda x: x[..., :-1], r"image 4 is \(3, 6, 5\) of torch.float64, and image 0 \(3, 6, 6\) of torch.float64"),
         (lambda x: x.float(), r"image 4 is \(3, 6, 6\) of torch.float32, and image 0 \(3, 6, 6\) of torch.float64"),
         (lambda x: x.numpy(), "image 4 must be a torch.Tensor, not ndarray"),
-        (lambda x: (x, 3), r"image 4 must be a torch.Tensor, not tuple: of pairs give the first, \(x for x, label in"),
+        (lambda x: {"x": x}, r"image 4 must be a torch.Tensor, or a pair of one and its class, not dict"),
     ],
 )
 def test_an_image_unlike_the_first_is_named(bad: Callable[[Tensor], Any], message: str, sizes: list[int]) -> None:

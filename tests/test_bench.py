@@ -163,7 +163,7 @@ def test_interrupted_it_prints_what_was_measured(run: Run, monkeypatch: pytest.M
 def test_without_captum(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     status, out, _ = run("--model", "net.py:free", *TINY, "--only", "captum")
-    assert status == 0 and out.count('Captum is not installed: pip install ".[baselines]"') == 1
+    assert status == 0 and out.count("Captum is not installed: in the folder") == out.count('".[baselines]"') == 1
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_skimage_photo() -> None:
 
 def test_skimage_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmbp.images.find_spec", lambda name: None)
-    with pytest.raises(DmbpError, match=r"linreg-dmbp\[demo\]"):
+    with pytest.raises(DmbpError, match=r'pip install "\.\[demo\]"'):
         read_image("skimage:chelsea")
 
 
@@ -123,11 +123,72 @@ def test_truncated(saved: Callable[..., Path], name: str) -> None:
         read_image(path)
 
 
-def test_large_images_are_an_error_and_no_warning(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_images_are_an_error_and_no_warning(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(Image.new("RGB", (10, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow only warns up to twice that
-    with pytest.raises(DmbpError, match="too many pixels"):
+    assert read_image(path).shape == (10, 10, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(DmbpError, match="too many pixels to be read safely: make it smaller first"):
         read_image(path)
+
+
+LARGE = [("RGB", "png"), ("RGB", "jpg"), ("L", "jpg"), ("P", "gif"), ("RGBA", "png"), ("I;16", "png"), ("CMYK", "tif")]
+
+
+@pytest.mark.parametrize(("mode", "kind"), LARGE)
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_images_are_read_smaller(
+    mode: str, kind: str, turned: bool, saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the means of squares of what is read whole; upright; a JPEG by its own decoder's means, to a few levels."""
+    ramp = np.linspace(0, 250, 240).astype(np.uint8)
+    rgb = np.stack([np.tile(ramp, (160, 1)), np.tile(ramp[:160, None], (1, 240)), np.full((160, 240), 90)], -1)
+    image = Image.fromarray(rgb.astype(np.uint8))
+    if mode == "I;16":
+        image = Image.fromarray(rgb[..., 0].astype(np.uint16) * 257)
+    elif mode != "RGB":
+        image = image.convert(mode)
+    options: dict[str, object] = {"quality": 100} if kind == "jpg" else {}
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    path = saved(image, f"a.{kind}", **options | ({"exif": exif} if turned and kind != "gif" else {}))
+    whole = read_image(path)
+    monkeypatch.setattr("dmbp.images.LARGEST", 160 * 240 // 16)
+    small = read_image(path)
+    height, width, _ = small.shape
+    assert (height, width) == (whole.shape[0] // 4, whole.shape[1] // 4)
+    means = whole.reshape(height, 4, width, 4, 3).mean((1, 3))
+    np.testing.assert_allclose(small, means, rtol=0, atol=0.03 if kind == "jpg" else 0.006)
+
+
+def test_large_jpegs_are_never_decoded_whole(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(Image.new("RGB", (800, 640), (10, 200, 30)), "a.jpg")
+    monkeypatch.setattr("dmbp.images.LARGEST", 100 * 80)
+    sizes = []
+    load = Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda self: (sizes.append(self.size), load(self))[1])
+    assert read_image(path).shape == (80, 100, 3)
+    assert max(sizes) <= (100, 80)
+
+
+def test_what_is_not_read_is_said(saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [Image.new("RGB", (20, 10), colour) for colour in (RED, BLUE, RED)]
+    for name in ("a.gif", "a.webp", "a.png", "a.tif"):
+        path = saved(
+            frames[0], name, save_all=True, append_images=frames[1:], **({"lossless": True} if "w" in name else {})
+        )
+        np.testing.assert_allclose(read_image(path)[5, 5] * 255, RED, atol=1)
+        assert capsys.readouterr().err == f"{path}: the first of its 3 frames is read\n"
+    pixels = np.random.default_rng(0).integers(0, 65536, (9, 8, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 9, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    path = saved(frames[0])
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    np.testing.assert_allclose(read_image(path), pixels / 65535, rtol=0, atol=1 / 255)
+    assert capsys.readouterr().err == f"{path}: its 16 bits of colour are read as 8\n"
+    read_image(saved(frames[0]))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])

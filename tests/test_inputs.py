@@ -435,6 +435,14 @@ def test_what_does_not_fit_is_said() -> None:
         dmbp.explain(graph, (x, table), 0, fixed="table")
 
 
+def test_a_class_that_does_not_exist_is_said() -> None:
+    case, _, graph = traced("class")
+    values = case.values(2, 1)
+    values["label"][1] = 4
+    with pytest.raises(LinregError, match="cannot take this fixed input, label: embedding: index out of range"):
+        graph.linearize(values)
+
+
 def test_a_size_that_fixed_values_decide_is_refused() -> None:
     class Chosen(nn.Module):
         def forward(self, x: Tensor, keep: Tensor) -> Tensor:

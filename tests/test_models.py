@@ -158,7 +158,7 @@ def test_efficientnet_classes_photos(photo: str, classes: set[str], capsys: pyte
 def test_a_missing_extra_is_named(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("efficientnet_lite_pytorch", "torchvision"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DmbpError, match=r'pip install "linreg-dmbp\[(demo|eval)\]"'):
+    with pytest.raises(DmbpError, match=r'pip install "\.\[(demo|eval)\]"'):
         load_model(spec)
 
 

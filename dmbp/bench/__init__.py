@@ -22,6 +22,7 @@ from dmbp.bench.report import Report, Row, machine
 from dmbp.bench.resident import peaks
 from dmbp.bench.subject import Problem, Subject, flops, in_turn
 from dmbp.explanation import explain
+from dmbp.extras import install
 from dmbp.learning.objective import loss_all
 from dmbp.split import decompose
 from linreg import trace
@@ -177,7 +178,7 @@ def captum(report: Report, problem: Problem, settings: Settings) -> None:
     try:
         from captum.attr import IntegratedGradients
     except ImportError:
-        report.note('no Integrated Gradients: Captum is not installed: pip install ".[baselines]"')
+        report.note(f"no Integrated Gradients: Captum is not installed: {install('baselines')}")
         return
     images, gradients = len(problem.x), IntegratedGradients(problem.given)
 

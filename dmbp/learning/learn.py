@@ -19,6 +19,7 @@ from dmbp.learning.precision import matrix_products
 from dmbp.learning.scores import MaskedScores, check_finite, check_scores, check_start, start_logits
 from dmbp.learning.settling import Settling
 from dmbp.masks import Masks
+from dmbp.progress import hidden
 from linreg import Linearization
 from linreg.surroundings import plain
 from linreg.target import Target, cotangent, unit
@@ -147,7 +148,7 @@ def _descend(
 ) -> tuple[Steps, Tensor, bool]:
     """The split before each update, how many each image's masks had, and whether Ctrl-C ended them."""
     steps, updates, interrupted = Steps(), torch.zeros(len(descent.y), dtype=torch.long), False
-    bar = tqdm(range(options.iterations), desc="learning masks", disable=None if progress else True, leave=False)
+    bar = tqdm(range(options.iterations), desc="learning masks", disable=hidden(progress), leave=False)
     try:
         with matrix_products(options.precision):
             recorded = captured(descent) if isinstance(descent, Descent) else descent

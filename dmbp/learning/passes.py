@@ -37,7 +37,8 @@ class Site:
     """What a masked node does to both passes. `slope` and `offset` of its gate are (N, M), M units an image, or None.
 
     The slopes of a switch take a byte each. `takes` tells whether it may overwrite the value that comes in, `gives` the
-    gradient that arrives: nobody else reads that memory. `layout` is the order of its units in memory.
+    gradient that arrives: nobody else reads that memory. `order` is the name of its `layout`, the order of its units in
+    memory: torch's own value does not pickle at every protocol.
     """
 
     slope: Tensor | None
@@ -45,7 +46,11 @@ class Site:
     switch: bool
     takes: bool
     gives: bool
-    layout: torch.memory_format
+    order: str
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return getattr(torch, self.order)
 
     def rows(self, value: Tensor) -> Tensor:
         """The memory of a value (N, …) as (N, M): its own where it lies in this site's layout, else a copy."""
@@ -199,13 +204,17 @@ def _site(lin: Linearization, name: str, sites: Sequence[str], after: set[str], 
     readers = [reader for reader in lin.graph.nodes for source in reader.inputs if source == name]
     gives = len(readers) != 1 or lin.frozen[readers[0].name].new_gradients
     if not isinstance(affine, Diagonal):
-        return Site(None, None, False, affine.new_value, gives, order)
+        return Site(None, None, False, affine.new_value, gives, _named(order))
     (source,) = node.inputs
     alone = source in after and source not in sites and len(lin.graph.consumers(source)) == 1
     takes = alone and lin.frozen[source].new_value
     slope = affine.slope.to(torch.int8) if affine.switch else affine.slope
     offset = None if affine.offset is None else rows(affine.offset, order)
-    return Site(rows(slope, order), offset, affine.switch, takes, gives, order)
+    return Site(rows(slope, order), offset, affine.switch, takes, gives, _named(order))
+
+
+def _named(order: torch.memory_format) -> str:
+    return str(order).removeprefix("torch.")
 
 
 def _same_for_all(affine: Affine, dims: int) -> bool:

@@ -22,20 +22,27 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from dmbp.errors import DmbpError
-from dmbp.extras import needs
+from dmbp.extras import install, needs
 from dmbp.images import Preprocess
 from dmbp.models.digit_networks import NETWORKS, pretrained
 from dmbp.models.voc_networks import CAFFE, VOC_CLASSES, VOC_NETWORKS, voc_network
-from dmbp.models.weights import fill, first, kind_of, load_weights, read_weights
+from dmbp.models.weights import load_weights
+from dmbp.models.words import first, kind_of
 
 Probability = Literal["softmax", "sigmoid"]
 
-DEMO, EVAL = "linreg-dmbp[demo]", "linreg-dmbp[eval]"
+DEMO, EVAL = install("demo"), install("eval")
 
 DIGITS = Preprocess(size=(64, 64), mean=(0.0,), std=(1.0,))
 IMAGENET = Preprocess(size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop=224 / 256)
 # (byte − 127) / 128, as EfficientNet-Lite was trained; of the whole central square, to lose little of a photo.
 EFFICIENTNET_LITE = Preprocess((224, 224), (127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")
+
+
+RECIPE = (
+    "\nFor a network of another size, let the factory return a Model that says which one it takes: dmbp.models.Model("
+    "'name', network, dmbp.images.Preprocess(size=(H, W), mean=(…,), std=(…,)))"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +119,7 @@ class Model:
                 made = self.network(x)
         except Exception as error:  # a user's network may raise anything
             raise DmbpError(
-                f"{self.name}: the network does not take an input of shape {tuple(x.shape)}: {error}"
+                f"{self.name}: the network does not take an input of shape {tuple(x.shape)}: {error}{RECIPE}"
             ) from error
         leaves = pytree.tree_leaves(made)
         scores = leaves[0] if len(leaves) == 1 else made
@@ -224,7 +231,7 @@ def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
         network.transform_input = True  # what torchvision's Inception and GoogLeNet weights were trained with
     # torchvision's DenseNet files have the names of long ago
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
-    return fill(network, {old.sub(r"\1\2", key): value for key, value in read_weights(weights).items()}, weights)
+    return load_weights(network, weights, lambda key: old.sub(r"\1\2", key))
 
 
 def _voc(match: re.Match[str], weights: Path | None) -> Model:

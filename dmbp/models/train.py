@@ -1,6 +1,7 @@
 """Train a digit-pairs network from nothing: `python -m dmbp.models.train --network digit-pairs --out DIR`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def train(network: nn.Module, *, epochs: int, count: int, seed: int, peak_rate: 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_rate, total_steps=steps)
     network.train()
     try:
-        with tqdm(total=steps, unit="step") as bar:
+        with tqdm(total=steps, unit="step", disable=sys.stderr is None) as bar:
             for epoch in range(epochs):
                 bar.set_description(f"epoch {epoch + 1}/{epochs}")
                 pairs = digit_pairs(count, split="train", seed=(seed, epoch))

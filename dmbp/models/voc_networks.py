@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from dmbp.errors import DmbpError
 from dmbp.extras import needs
 from dmbp.images import Preprocess
-from dmbp.models.weights import fill, kind_of, read_weights
+from dmbp.models.weights import fill, read_weights
+from dmbp.models.words import kind_of
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

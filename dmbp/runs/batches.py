@@ -20,10 +20,12 @@ from dmbp.errors import DmbpError
 from dmbp.explanation import explain
 from dmbp.files import writable
 from dmbp.learning.options import Options, OptionWords, takes_options
+from dmbp.progress import hidden
 from dmbp.result import Result, by_input
 from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
-from dmbp.runs.several import Several, check_like, fitting, graph_of, rows_of, stacked
+from dmbp.runs.pictures import Pictures
+from dmbp.runs.several import fitting, graph_of, stacked
 from dmbp.runs.shelf import WAY_OUT, Shelf, digest
 from linreg import LinregError, OperatorGraph
 from linreg.capture.example import Fixed
@@ -97,20 +99,24 @@ def explain_all(
     options: Options | None = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
+    pieces: int | None = None,
     progress: bool = True,
     **words: Unpack[OptionWords],
 ) -> Iterator[Explained]:
     """Explain each of many images of one shape, in order, as `dmbp.explain` does one (to rounding).
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
-    needed. Of a network of several inputs they are a dict of tensors (M, …) by name, or an iterable of dicts of tensors
-    (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target for all (a class, weights of
-    the output, None for the one score that there is), or an iterable of one for each image. The options are told in
+    needed; or a DataLoader or an iterable of batches of these. Of pairs (x, y) the first is the image, and, without
+    `targets`, the second its class. Of a network of several inputs they are a dict of tensors (M, …) by name, or an
+    iterable of dicts of tensors (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target
+    for all (a class, weights of the output, None for the one score that there is), or an iterable of one for each
+    image. The options are told in
     `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
-    The model is traced once, on the first batch. `batch_size` None takes as many images as fit the free memory, by the
-    footprint of one, but no more than make it faster; where memory runs out nevertheless, batches are halved. A
-    network that takes only one batch size gets that (trace a module that takes no single image with `batch_size`).
+    The model is traced once, on the first batch, with `pieces` as in `dmbp.explain`. `batch_size` None takes as many
+    images as fit the free memory, by the footprint of one, but no more than make it faster; where memory runs out
+    nevertheless, batches are halved. A network that takes only one batch size gets that (trace a module that takes no
+    single image with `batch_size`).
 
     With `out` each image's values are written to that folder, NNNNNN.npz, as soon as its batch is done, and an image
     that is there already is read, not computed: Ctrl-C loses the batch at hand and nothing else, and the same call goes
@@ -131,19 +137,19 @@ def explain_all(
     options = Options.of(options, words)
     if batch_size is not None:
         batch_size = _batch_size(batch_size)
-    one_by_one, count = rows_of(images, model, fixed) if isinstance(images, Mapping) else _each(images)
+    pictures = Pictures(images, model, fixed)
     shelf = None if out is None else _shelf(Path(out), options)
 
     def explained() -> Iterator[Explained]:
-        tensors = _checked(one_by_one)
+        tensors = iter(pictures)
         if not (first := list(islice(tensors, batch_size or 1))):
             return
-        graph = graph_of(model, first, fixed)
+        graph = graph_of(model, first, fixed, pieces)
         size = _size(graph, batch_size)
-        bar = tqdm(total=count, desc="explaining images", disable=None if progress else True, miniters=0)
+        bar = tqdm(total=pictures.count, desc="explaining images", disable=hidden(progress), miniters=0)
         batches = Batches(graph, options, shelf and shelf.of(graph), bar, size)
         try:
-            yield from batches.run(_questions(graph, chain(first, tensors), count, targets))
+            yield from batches.run(_questions(graph, chain(first, tensors), pictures, targets))
         finally:
             bar.close()
 
@@ -304,18 +310,6 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Explained:
     return Explained(**held)
 
 
-def _each(images: Any) -> tuple[Iterator[Any], int | None]:
-    """The images one after another, and how many there are, where they know it."""
-    try:
-        count = len(images) if isinstance(images, Sized) else None
-        if count is not None and hasattr(images, "__getitem__"):  # a Dataset need not be iterable
-            return (images[n] for n in range(count)), count
-        return iter(images), count
-    except TypeError:
-        came = "one number" if isinstance(images, Tensor) else type(images).__name__
-        raise DmbpError(f"images must be a tensor (M, …) or an iterable of tensors, not {came}") from None
-
-
 def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
     """The targets one after another, without end where one serves all."""
     if isinstance(targets, Tensor) and targets.is_floating_point() and tuple(targets.shape) == shape:
@@ -327,49 +321,36 @@ def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
     return targets  # type: ignore[return-value]
 
 
-def _checked(images: Iterator[Any]) -> Iterator[Any]:
-    """The images, detached, as long as they are finite tensors of one shape and dtype."""
-    first: Any = None
-    for n, x in enumerate(images):
-        if isinstance(x, Mapping | Several):
-            one = x if isinstance(x, Several) else Several(dict(x))
-            first = one if first is None else first
-            yield check_like(n, one, first)
-            continue
-        if not isinstance(x, Tensor):
-            advice = ": of pairs give the first, (x for x, label in dataset)" if isinstance(x, tuple | list) else ""
-            raise DmbpError(f"image {n} must be a torch.Tensor, not {type(x).__name__}{advice}")
-        first = x if first is None else first
-        if x.shape != first.shape or x.dtype != first.dtype:
-            raise DmbpError(
-                f"image {n} is {tuple(x.shape)} of {x.dtype}, and image 0 {tuple(first.shape)} of {first.dtype}: all "
-                "must be of one shape and dtype"
-            )
-        if not x.isfinite().all():
-            raise DmbpError(f"image {n} holds NaN or infinite values: a linear region needs finite numbers")
-        yield x.detach().clone()  # whoever gives them may use one buffer for all
-
-
 def _questions(
-    graph: OperatorGraph, images: Iterator[Tensor], count: int | None, targets: Targets
+    graph: OperatorGraph, images: Iterator[Tensor], pictures: Pictures, targets: Targets
 ) -> Iterator[Question]:
     """Each image with its target, in the network's terms. Raises DmbpError, with the index, where one does not fit."""
     single, shape = replace(graph, batch=None), graph.shape(graph.output)
     output = torch.zeros(1, *shape, dtype=graph.dtype, device=graph.device)
-    each = _each_target(targets, shape)
+    each, count, scores = _each_target(targets, shape), pictures.count, output.numel()
     if count is not None and isinstance(each, Sized) and len(each) != count:
         raise DmbpError(f"there are {count} images, and {len(each)} targets")
     rest = iter(each)
     for n, image in enumerate(images):
         try:
-            target = next(rest)
+            target, label = next(rest), pictures.label()
         except StopIteration:
             raise DmbpError(f"image {n} has no target: there are {n} targets only") from None
         try:
+            if targets is None and label is not None and scores > 1:
+                target = _class(label)
             question = _question(single, n, image, target, output)
         except LinregError as error:
             raise DmbpError(f"image {n}: {error}") from error
         yield question
+
+
+def _class(label: Any) -> int:
+    """The class that the y of a pair (x, y) is."""
+    index = whole_number(label)
+    if index is None:
+        raise LinregError(f"the second of its pair is {label!r}, no class: say with `targets` which score to explain")
+    return index
 
 
 @plain()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dmbp.errors import DmbpError
-from dmbp.explanation import check_known
-from linreg import LinregError, OperatorGraph, trace
+from dmbp.explanation import graph_at
+from linreg import LinregError, OperatorGraph
 from linreg.capture.example import Fixed, arguments
 from linreg.capture.export import evaluation, run
 from linreg.surroundings import plain
@@ -76,7 +76,7 @@ def check_like(n: int, x: Several, first: Several) -> Several:
             )
         if not value.isfinite().all():
             raise DmbpError(f"image {n}: the input '{name}' holds NaN or infinite values")
-    return x.mapped(Tensor.detach)
+    return x.mapped(lambda value: value.detach().clone())  # whoever gives them may use one buffer for all
 
 
 def fitting(graph: OperatorGraph, x: Any) -> Any:
@@ -102,26 +102,30 @@ def stacked(images: Sequence[Any]) -> Any:
 
 
 @plain()
-def graph_of(model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fixed) -> OperatorGraph:
+def graph_of(
+    model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fixed, pieces: int | None
+) -> OperatorGraph:
     """The graph, traced on these images unless it is one."""
     if isinstance(model, OperatorGraph):
-        check_known(model, fixed)
-        return model
+        return graph_at(model, images[0], fixed, pieces)
     if not isinstance(model, nn.Module):
         raise DmbpError(f"expected a torch.nn.Module or a graph traced from one, not {type(model).__name__}")
     device = next(chain(model.parameters(), model.buffers(), tree_leaves(stacked(images)))).device
     example = tree_map(lambda x: x.to(device), stacked(images))
     if not isinstance(example, Tensor):
-        return trace(model, example, fixed=fixed)
-    if example.dim() > 1 and example.shape[1] == 1 and not _runs(model, example):
+        return graph_at(model, example, fixed, pieces)
+    if example.dim() > 1 and example.shape[1] == 1 and not runs(model, example):
         example = example.squeeze(1)
-    return trace(model, example)
+    return graph_at(model, example, None, pieces)
 
 
-def _runs(model: nn.Module, example: Tensor) -> bool:
+@plain()
+def runs(model: nn.Module, example: Tensor) -> bool:
+    """Whether a model in eval mode takes this example."""
+    device = next(chain(model.parameters(), model.buffers(), [example])).device
     try:
         with evaluation(model), torch.no_grad():
-            run(model, arguments(model, example))
+            run(model, arguments(model, example.to(device)))
     except LinregError:
         return False
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from typing import Any
 
@@ -43,7 +43,20 @@ def run(model: nn.Module, example: Arguments) -> Any:
         shapes = ", ".join(str(tuple(value.shape)) for value in example.values)
         why = f"the model fails on the example {shapes}: {type(error).__name__}: {first}"
         advice = "model.eval()(example) must run and return its scores"
+        if _takes(model, example):
+            advice = "it takes the example with a batch dimension more, example[None]"
         raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
+
+
+def _takes(model: nn.Module, example: Arguments) -> bool:
+    """Whether the model takes each of these with a batch dimension more."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    more = example.mapped(lambda value: value[None])
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.functional_call(model, buffers, more.args, more.kwargs)
+        return True
+    return False
 
 
 def export(model: nn.Module, example: Arguments) -> tuple[Arguments, ExportedProgram, bool]:

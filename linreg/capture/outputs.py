@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from linreg.errors import LinregError
+from linreg.numerals import whole_number
 
 SCORES = "wrap it in a module that returns its scores"
 
@@ -29,8 +30,12 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
         place = 0
     elif str(output) in names:
         place = names.index(str(output))
+    elif (found := _by_position(result, output)) is not None:
+        place = found
     else:
-        raise LinregError(f"the model has no output {output!r}: choose one of {_listed(names)}")
+        modules = "; or a module of the model, whose output it shall be"
+        choice = f"choose one of {_listed(names)}" if any(names) else "it returns one tensor, without a name"
+        raise LinregError(f"the model has no output {output!r}: {choice}{modules}")
     value = paths[place][1]
     if not isinstance(value, Tensor):
         raise LinregError(f"the model's output must be a tensor, not {type(value).__name__}: {SCORES}")
@@ -38,6 +43,20 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
         came = f"{value.dtype} of shape {tuple(value.shape)}"
         raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {came}")
     return value, place
+
+
+def names_of(result: Any) -> list[str]:
+    """What `pick` calls the tensors of a result."""
+    return [_name(path) for path, _ in pytree.tree_flatten_with_path(result)[0]]
+
+
+def _by_position(result: Any, output: str | int) -> int | None:
+    """The place of the tensor at a position of a namedtuple, whose tensors have names."""
+    position = whole_number(output)
+    if position is None or not isinstance(result, tuple) or not 0 <= position < len(result):
+        return None
+    before = sum(len(pytree.tree_leaves(each)) for each in result[:position])
+    return before if isinstance(result[position], Tensor) else None
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -19,13 +19,14 @@ from linreg.capture.names import path_of_operator, run_of_module
 from linreg.capture.place import place_of_call
 from linreg.capture.program import Program, values_read, whole
 from linreg.errors import LinregError
-from linreg.operators.reasons import SMOOTH, SMOOTH_AMONG_OTHERS, STEP, Reason
+from linreg.operators.reasons import SMOOTH, SMOOTH_AMONG_OTHERS, SOFTMAX, STEP, Reason
 from linreg.operators.refusals import REASONS
 from linreg.operators.smooth import UNITS
 from linreg.operators.steps import JUMPS, Step
 from linreg.operators.table import IDENTITIES, Call, Rule, operator_name
 
 PRODUCTS = ("mul", "multiply", "mm", "bmm", "mv", "matmul", "einsum")  # calls whose arguments are factors
+HEADS = (*(name for name, found in REASONS.items() if found is SOFTMAX), "sigmoid", "log_sigmoid")
 SHOWN = 5  # kinds of other calls that an error lists
 
 
@@ -79,9 +80,27 @@ class Refusals:
         others = self._others(call)
         if why == str(SMOOTH) and not set(UNITS).issuperset(others):
             why = str(SMOOTH_AMONG_OTHERS)
+        why += self._logits(call)
         target = str(call.target).rpartition(".")[0] or call.target
         first = f"cannot take node '{name}', {target}{_shapes(operands)}: {why}"
         return LinregError("\n".join([first, *place.lines, *_listed(others)]))
+
+    def _logits(self, call: fx.Node) -> str:
+        """Where a network ends in a softmax or a sigmoid: how to explain what comes into it, if a module gives that."""
+        if operator_name(call.target) not in HEADS or not self._is_last(call):
+            return ""
+        (scores, *_), within = call.all_input_nodes, _modules(call)
+        given_by = [path for path in _modules(whole(scores)) if path and path not in within]
+        if not given_by:
+            return ""
+        return f". To explain what comes into it, end the graph there: linreg.trace(…, output={given_by[0]!r})"
+
+    def _is_last(self, call: fx.Node) -> bool:
+        """Whether the output is what a call gives, reshaped at most."""
+        last = self.program.result
+        while last is not call and len(last.all_input_nodes) == 1:
+            (last,) = last.all_input_nodes
+        return last is call
 
     def _name(self, call: fx.Node) -> str:
         """The name of the call's node: where it gives several values, that of the first one taken out."""
@@ -122,6 +141,11 @@ class Refusals:
         if self.rule(call.target) is None:
             return name
         return "product of data" if name in PRODUCTS and read > 1 else None
+
+
+def _modules(call: fx.Node) -> list[str]:
+    """The paths of the modules that are at work in a call, the outermost first."""
+    return [path for path, _ in (call.meta.get("nn_module_stack") or {}).values()]
 
 
 def _may_be_data(value: Any) -> bool:

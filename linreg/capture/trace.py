@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
 from linreg.capture.agreement import close, compare, compare_batch, other_batches
+from linreg.capture.ending import ended
 from linreg.capture.example import Arguments, Fixed, arguments
 from linreg.capture.export import evaluation, export, run
 from linreg.capture.fuse import fuse_batch_norm
@@ -48,7 +49,8 @@ def trace(
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
-    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another.
+    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
+    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call).
 
     A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments.
     Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
@@ -108,7 +110,7 @@ def _traced(
     from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
 
     model = ordinary(model)
-    with evaluation(model), torch.no_grad():
+    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, given), output) as output:
         run(model, given)  # first: why a model fails is not for the exporter to say
         used, exported, dynamic = export(model, given)
         others = other_batches(model, used) if dynamic else []
@@ -145,7 +147,7 @@ def measure(graph: OperatorGraph, model: nn.Module, x: Given, *, output: str | i
     """
     value = graph(x)
     given = arguments(model, x, tuple(entry.name for entry in graph.inputs.fixed))
-    with evaluation(model), torch.no_grad():
+    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, given), output) as output:
         return apart(graph.approximation.interpolants, value, pick(run(model, given), output)[0])
 
 

@@ -96,10 +96,19 @@ class Conditions:
 
     @torch.no_grad()
     def values(self, fixed: Mapping[str, Tensor], images: int | None) -> dict[str, Known]:
-        """All that these fixed inputs decide, by key; a fixed input's own key is its name."""
+        """All that these fixed inputs decide, by key; a fixed input's own key is its name.
+
+        Raises LinregError where the network cannot compute with them, such as the index of a class that it lacks.
+        """
         found = {name: Known(name, value) for name, value in fixed.items()}
         for given, call in self.steps:
-            found[given.key] = Known(given.name, evaluated(bound(call, found, images)))
+            try:
+                found[given.key] = Known(given.name, evaluated(bound(call, found, images)))
+            except (RuntimeError, IndexError, ValueError) as error:
+                why = str(error).strip().partition("\n")[0]
+                raise LinregError(
+                    f"the network cannot take this fixed input, {given.name}: {call.name}: {why}"
+                ) from error
         return found
 
     def operators(self, fixed: Mapping[str, Tensor], images: int | None) -> dict[str, Operator]:
@@ -108,7 +117,7 @@ class Conditions:
         for name, call in self.calls.items():
             try:
                 found[name], _ = built(bound(call, values, images), " and ".join(sources(call)))
-            except LinregError as error:
+            except (LinregError, RuntimeError, IndexError) as error:
                 raise LinregError(f"node '{name}' cannot be taken with these fixed inputs: {error}") from error
         return found
 

@@ -17,7 +17,7 @@ class Reason(NamedTuple):
 
 SMOOTH = Reason(
     "it is smooth, not piecewise linear: no linear region holds it exactly",
-    'use a piecewise-linear unit instead, or interpolate it with trace(…, nonlinear="pwl")',
+    'use a piecewise-linear unit instead, or interpolate it with trace(…, nonlinear="pwl"), dmbp.explain(…, pieces=64)',
 )
 SMOOTH_AMONG_OTHERS = Reason(
     SMOOTH.why, 'use a piecewise-linear unit instead; nonlinear="pwl" interpolates it, but not all that is refused too'
