@@ -106,17 +106,15 @@ def explain_all(
     """Explain each of many images of one shape, in order, as `dmbp.explain` does one (to rounding).
 
     `images` is a tensor (M, …), a sequence or Dataset, or any iterable of tensors (…) or (1, …), read as they are
-    needed; or a DataLoader or an iterable of batches of these. Of pairs (x, y) the first is the image, and, without
-    `targets`, the second its class. Of a network of several inputs they are a dict of tensors (M, …) by name, or an
-    iterable of dicts of tensors (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target
-    for all (a class, weights of the output, None for the one score that there is), or an iterable of one for each
-    image. The options are told in
+    needed; a DataLoader or an iterable of batches of these; or pairs (x, y) of an image and its class, which is its
+    target if `targets` says none. Of a network of several inputs it is a dict of tensors (M, …) by name, or an iterable
+    of dicts of tensors (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target for all (a
+    class, weights, None for the one score that there is), or an iterable of one for each image. The options are told in
     `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
 
     The model is traced once, on the first batch, with `pieces` as in `dmbp.explain`. `batch_size` None takes as many
-    images as fit the free memory, by the footprint of one, but no more than make it faster; where memory runs out
-    nevertheless, batches are halved. A network that takes only one batch size gets that (trace a module that takes no
-    single image with `batch_size`).
+    images as fit the free memory, but no more than make it faster; where memory runs out nevertheless, batches are
+    halved. A network of one batch size gets that (trace a module that takes no single image with `batch_size`).
 
     With `out` each image's values are written to that folder, NNNNNN.npz, as soon as its batch is done, and an image
     that is there already is read, not computed: Ctrl-C loses the batch at hand and nothing else, and the same call goes
@@ -134,9 +132,7 @@ def explain_all(
     image 0: y = 13.5, a = [1.0, 2.0]
     image 1: y = 18.5, a = [2.0, 6.0]
     """
-    options = Options.of(options, words)
-    if batch_size is not None:
-        batch_size = _batch_size(batch_size)
+    options, batch_size = Options.of(options, words), _batch_size(batch_size)
     pictures = Pictures(images, model, fixed)
     shelf = None if out is None else _shelf(Path(out), options)
 
@@ -163,9 +159,9 @@ def _size(graph: OperatorGraph, wanted: int | None) -> int | None:
     return size
 
 
-def _batch_size(given: Any) -> int:
+def _batch_size(given: Any) -> int | None:
     size = whole_number(given)
-    if size is None or size < 1:
+    if given is not None and (size is None or size < 1):
         raise DmbpError(f"the batch size must be a whole number of at least 1, or None, not {given!r}")
     return size
 
