@@ -28,6 +28,14 @@ INPUT = "input"
 T = TypeVar("T")
 
 
+def plain(x: Tensor) -> Tensor:
+    """A tensor of torch's own class, for one of a subclass: of a tensor with metadata, say, the tensor."""
+    if type(x) is Tensor or not isinstance(x, Tensor):
+        return x
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.as_subclass(Tensor)
+
+
 def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None) -> None:
     """Raise LinregError unless x is a tensor (N, *shape), N any number but 0, or `batch` if that is not None."""
     if not isinstance(x, Tensor):
@@ -75,8 +83,10 @@ class OperatorGraph:
     """A piecewise-linear network as a graph of operators; made by `linreg.trace`, independent of any input.
 
     `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
-    or None if it takes any. `fused` tells which node took up a node that is no longer there. `approximation` lists the
-    interpolants of smooth units, and how far they take the graph from the model on its example.
+    or None if it takes any. `one_by_one` says that the model was captured at one image, because it merges the images of
+    a batch with something else, or takes one only: the graph applies what it found to each of any number. `fused` tells
+    which node took up a node that is no longer there. `approximation` lists the interpolants of smooth units, and how
+    far they take the graph from the model on its example.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -96,6 +106,7 @@ class OperatorGraph:
     batch: int | None = None
     fused: Mapping[str, str] = field(default_factory=dict)
     approximation: Approximation = field(default_factory=Approximation)
+    one_by_one: bool = False
 
     def __getitem__(self, name: str) -> Node:
         try:
@@ -111,10 +122,12 @@ class OperatorGraph:
         counts = {"operator": len(self.nodes), "gate": sum(node.is_gate for node in self.nodes)}
         size = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
         images = "N" if self.batch is None else self.batch
-        return f"OperatorGraph(({images}, {shape}) to '{self.output}': {size}, {self.dtype})"
+        alone = ", each image by itself" * self.one_by_one
+        return f"OperatorGraph(({images}, {shape}) to '{self.output}': {size}, {self.dtype}{alone})"
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""
+        x = plain(x)
         self.check(x)
         with torch.no_grad():
             return self.evaluate({INPUT: x}, lambda node, inputs: node.operator.freeze(*inputs)(*inputs))
@@ -137,6 +150,7 @@ class OperatorGraph:
         """
         from linreg.linearization import Linearization
 
+        x = plain(x)
         self.check(x)
         x = x.detach()
         frozen: dict[str, Affine] = {}

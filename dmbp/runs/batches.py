@@ -24,7 +24,8 @@ from dmbp.runs.loss_code import loss_record
 from dmbp.runs.memory import available, footprint, is_out_of_memory
 from dmbp.runs.shelf import Shelf, digest
 from linreg import LinregError, OperatorGraph, trace
-from linreg.capture.export import evaluation, run
+from linreg.capture.export import run
+from linreg.capture.private import private
 from linreg.target import Target, cotangent
 
 MARGIN = 1.5  # what libraries and the allocator take beyond the tensors
@@ -338,8 +339,8 @@ def _graph(model: nn.Module | OperatorGraph, images: Sequence[Tensor]) -> Operat
 
 def _runs(model: nn.Module, example: Tensor) -> bool:
     try:
-        with evaluation(model), torch.no_grad():
-            run(model, example)
+        with private(model) as own:
+            run(own, example)
     except LinregError:
         return False
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,10 @@ from linreg.errors import LinregError
 from linreg.graph import INPUT, OperatorGraph
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+class Uneven(LinregError):
+    """The model computes something else on some numbers of images than on others."""
 
 
 def compare(
@@ -36,7 +40,7 @@ def compare(
         recorded = reference.values(example)
         for node, value in _values(graph, example):
             origin = recorded.get(origins.get(node, ""))
-            if origin is not None and not close(value, origin):
+            if origin is not None and not close(value, origin.reshape(value.shape)):
                 raise LinregError(
                     f"the graph differs from the model, first at {graph[node]}: please report this network"
                 )
@@ -52,11 +56,11 @@ def other_batches(model: nn.Module, example: Tensor) -> list[tuple[Tensor, Any]]
     return results
 
 
-def compare_batch(graph: OperatorGraph | Reference, batch: Tensor, expected: Tensor) -> None:
+def compare_batch(graph: Callable[[Tensor], Tensor], batch: Tensor, expected: Tensor) -> None:
     """Raise LinregError unless graph or program agrees with the model on a batch of another size."""
     value = graph(batch)
     if expected.numel() != value.numel() or not close(value, expected.reshape(value.shape)):
-        raise LinregError(
+        raise Uneven(
             f"on {len(batch)} input(s) the model computes something else than on the example: its forward uses the "
             "number of inputs (len(x), x.shape[0], x.numel()) in its arithmetic, or to choose its path"
         )

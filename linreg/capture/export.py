@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -12,31 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from linreg.capture.place import Place, place_of_error
+from linreg.capture.fixed_values import Given, Written
+from linreg.capture.place import place_of_error
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
 
 
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and then each of its modules in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def run(model: nn.Module, example: Tensor) -> Any:
-    """The model's result on a copy of the example, with copies of its buffers: it may write to either."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    """The model's result on a copy of the example, with copies of its buffers: it may write to either.
+
+    What it draws at random leaves the global generators where they were.
+    """
+
+    def once() -> Any:
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return torch.func.functional_call(model, buffers, (example.clone(),))
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the model's own, which its user knows
-            return torch.func.functional_call(model, buffers, (example.clone(),))
+            return _undrawn(once, example)
     except Exception as error:
         first = str(error).strip().partition("\n")[0].rstrip(".:")
         why = f"the model fails on the example {tuple(example.shape)}: {type(error).__name__}: {first}"
@@ -44,26 +42,81 @@ def run(model: nn.Module, example: Tensor) -> Any:
         raise LinregError("\n".join([f"{why}: {advice}", *place_of_error(error, model).lines])) from error
 
 
-def export(model: nn.Module, example: Tensor) -> tuple[Tensor, ExportedProgram, bool]:
-    """The example in use, the model as a program of functional ATen calls, and whether it takes any batch size.
+class NotExported(LinregError):
+    """torch.export cannot capture the model; `telling` says that the line is known."""
 
-    A batch of one could be taken for a constant, or dropped by squeeze(), so there are at least two inputs in use,
-    unless the model fixes its batch size.
+    def __init__(self, error: Exception, model: nn.Module) -> None:
+        place = place_of_error(error, model)
+        why = f"torch.export cannot capture this model: {not_exported(error)}"
+        super().__init__("\n".join([why, *place.lines]))
+        self.telling = bool(place.source)
+
+
+def export(model: nn.Module, example: Tensor, open_batch: bool) -> ExportedProgram:
+    """The model as a program of functional ATen calls, for any number of images or for that of the example.
+
+    A choice by what is fixed stops the exporter as one by the data does: then it is run again with the answers. Raises
+    NotExported.
     """
-    two = example if len(example) > 1 else torch.cat([example, example / 2])
-    attempts = ((two, ({0: Dim("batch")},)), (example, None))  # for any number of images, then for that of the example
-    failures: list[tuple[Exception, Place]] = []
-    for inputs, shapes in attempts:
-        try:
-            with silence():
-                program = torch.export.export(model, (inputs.clone(),), dynamic_shapes=shapes, strict=False)
-                return inputs, program.run_decompositions({}), shapes is not None
-        except Exception as error:
-            failures.append((error, place_of_error(error, model)))
-    # The batch size is no matter of the second; the first may still be the one that knows the line.
-    telling, place = max(reversed(failures), key=lambda failure: bool(failure[1].source))
-    why = f"torch.export cannot capture this model: {not_exported(telling)}"
-    raise LinregError("\n".join([why, *place.lines])) from telling
+    try:
+        return _export(model, example, open_batch)
+    except Exception as error:
+        first = error
+    try:
+        if "data-dependent" in str(first).lower():
+            with Written(given := example.clone()) as written:
+                model(given)
+            if any(fixed for _, fixed, _ in written.reads):
+                with Given(written.reads):
+                    return _export(model, example, open_batch)
+    except Exception as error:
+        first = error
+    raise NotExported(first, model) from first
+
+
+def _export(model: nn.Module, example: Tensor, open_batch: bool) -> ExportedProgram:
+    (parameter, *_) = inspect.signature(model.forward).parameters.values()
+    size = {0: Dim("batch")}
+    shapes = ((size,),) if parameter.kind is parameter.VAR_POSITIONAL else (size,)
+    with silence():
+        program = torch.export.export(
+            model, (example.clone(),), dynamic_shapes=shapes if open_batch else None, strict=False
+        )
+        return program.run_decompositions({})
+
+
+def _undrawn(once: Callable[[], Any], example: Tensor) -> Any:
+    """What a run gives, the generators where they were: if they have moved, by this run or another thread's doing."""
+    before = _states(example)
+    result = once()
+    if all(map(torch.equal, before, _states(example))):
+        return result
+    with _Drawing() as drawing:
+        result = once()
+    if drawing.has_drawn:
+        torch.set_rng_state(before[0])
+        if example.is_cuda:
+            torch.cuda.set_rng_state(before[1], example.device)
+    return result
+
+
+def _states(example: Tensor) -> list[Tensor]:
+    own = [torch.cuda.get_rng_state(example.device)] if example.is_cuda else []
+    return [torch.get_rng_state(), *own]
+
+
+class _Drawing(TorchDispatchMode):
+    """What draws at random leaves the global generators where they were, and other threads' draws alone."""
+
+    has_drawn = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs or {})
+        self.has_drawn = True
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices):
+            return func(*args, **kwargs or {})
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from linreg.errors import LinregError
 SCORES = "wrap it in a module that returns its scores"
 
 
-def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
+def pick(result: Any, output: str | int | None, alone: bool = False) -> tuple[Tensor, int]:
     """The chosen tensor of a model's result, and its place among all of them.
 
     Raises LinregError where there are several and none is chosen, where the choice does not exist, and where what is
-    chosen is not a floating-point tensor with the batch first.
+    chosen is not a floating-point tensor with the batch first; of one image `alone`, squeeze() may have taken it off.
     """
     paths, _ = pytree.tree_flatten_with_path(result)
     names = [_name(path) for path, _ in paths]
@@ -34,7 +34,7 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
     value = paths[place][1]
     if not isinstance(value, Tensor):
         raise LinregError(f"the model's output must be a tensor, not {type(value).__name__}: {SCORES}")
-    if not value.is_floating_point() or value.dim() == 0 or value.numel() == 0:
+    if not value.is_floating_point() or (value.dim() == 0 and not alone) or value.numel() == 0:
         came = f"{value.dtype} of shape {tuple(value.shape)}"
         raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {came}")
     return value, place

@@ -1,24 +1,20 @@
-"""From an unmodified model to its operator graph: export, translate, fuse, and compare with the model."""
+"""`trace`: what is asked of a model and an example, before the network is captured."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
-from linreg.capture.agreement import close, compare, compare_batch, other_batches
-from linreg.capture.export import evaluation, export, run
-from linreg.capture.fuse import fuse_batch_norm
+from linreg.capture.attempts import Attempts
+from linreg.capture.export import run
 from linreg.capture.outputs import pick
-from linreg.capture.program import Program
-from linreg.capture.reference import Reference
+from linreg.capture.private import plain_model, private
 from linreg.errors import LinregError
-from linreg.graph import OperatorGraph
+from linreg.graph import OperatorGraph, plain
 
 PIECES = 32  # of each interpolant, unless said otherwise
 
@@ -63,25 +59,13 @@ def trace(
     1     relu      3      0
     2     linear    1      1
     """
-    from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
-
+    example = plain(example)
+    model = plain_model(model)
     check(model, example)
     check_pieces(nonlinear, pieces)
-    images = len(example)
-    with evaluation(model), torch.no_grad():
-        run(model, example)  # first: why a model fails is not for the exporter to say
-        example, exported, dynamic = export(model, example)
-        others = other_batches(model, example) if dynamic else []
-        expected, place = pick(run(model, example), output)
-        program = Program(exported, place, dynamic, pieces if nonlinear else None)
-        graph, origins = translate(program, example)
-    if fuse:
-        graph = fuse_batch_norm(graph)
-    _verify(graph, program, origins, example, expected, ((batch, pick(value, output)[0]) for batch, value in others))
-    interpolants = graph.approximation.interpolants
-    if not interpolants:
-        return graph
-    return replace(graph, approximation=apart(interpolants, graph(example)[:images], expected[:images]))
+    with private(model) as own:
+        example = example.detach().clone()
+        return Attempts(own, example, output, pieces if nonlinear else None, fuse).graph()
 
 
 def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | int | None = None) -> Approximation:
@@ -100,9 +84,10 @@ def measure(graph: OperatorGraph, model: nn.Module, x: Tensor, *, output: str | 
     tanh  tanh      16   7.06e-03
     image 0: the output is 0.00594 off at most, 7.8e-03 of its scale 0.7616
     """
+    x = plain(x)
     graph.check(x)
-    with evaluation(model), torch.no_grad():
-        return apart(graph.approximation.interpolants, graph(x), pick(run(model, x), output)[0])
+    with private(plain_model(model)) as own:
+        return apart(graph.approximation.interpolants, graph(x), pick(run(own, x), output)[0])
 
 
 def check_pieces(nonlinear: str | None, pieces: int) -> None:
@@ -167,29 +152,3 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
             )
         if not tensor.isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
-
-
-def _verify(
-    graph: OperatorGraph,
-    program: Program,
-    origins: dict[str, str],
-    example: Tensor,
-    expected: Tensor,
-    others: Iterable[tuple[Tensor, Tensor]],
-) -> None:
-    """Raise LinregError unless the graph gives what the model gives: `expected`, and the values beside other batches.
-
-    A graph with interpolants must give what the program gives with these in place of its calls, and the program itself
-    what the model gives.
-    """
-    interpolants = graph.approximation.interpolants
-    exact = Reference(program, {})
-    reference = Reference(program, {origins[name]: interpolant for name, interpolant in interpolants.items()})
-    compare(graph, reference(example) if interpolants else expected, example, reference, origins)
-    if interpolants and not close(exact(example), expected):
-        raise LinregError("the exported program does not reproduce the model's output: please report this network")
-    for batch, value in others:
-        if interpolants:
-            compare_batch(exact, batch, value)
-            value = reference(batch)
-        compare_batch(graph, batch, value)

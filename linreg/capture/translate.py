@@ -15,13 +15,13 @@ from linreg.capture.constants import fold, one_for_each, parameters
 from linreg.capture.fuse import pointwise
 from linreg.capture.names import name_calls
 from linreg.capture.place import place_of_call
-from linreg.capture.program import ALIKE, TYPED, Program
+from linreg.capture.program import ALIKE, TYPED, Batch, Program
 from linreg.capture.refuse import Refusals, Refused, refused_step
 from linreg.capture.sizes import Sizes, check_sizes, is_open
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
-from linreg.operators.base import Shape
-from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, UNKNOWN
+from linreg.operators.base import Operator, Shape
+from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, UNKNOWN, AcrossImages
 from linreg.operators.refusals import FAMILIES, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
 from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
@@ -33,7 +33,9 @@ def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[st
 
     Raises LinregError at the first call that leads to the output and is not piecewise linear in the input.
     """
-    return _Translator(program, example).run()
+    from linreg.capture.one_image import OneImage  # which is a translator itself
+
+    return (OneImage if program.batch is Batch.ONE else Translator)(program, example).run()
 
 
 def _rule_of(target: Any, pieces: int | None) -> Rule | None:
@@ -43,7 +45,7 @@ def _rule_of(target: Any, pieces: int | None) -> Rule | None:
     return rule_for(target)
 
 
-class _Translator:
+class Translator:
     """One pass over the calls that lead to the output; `operands` are a call with the values of its arguments.
 
     `values` says what each call gives: Data (the value of a node), Known (a constant), Step (what jumps), BATCH, a
@@ -54,7 +56,7 @@ class _Translator:
     def __init__(self, program: Program, example: Tensor) -> None:
         self.program = program
         self.example = example
-        self.fixed = None if program.dynamic else len(example)  # the number of images, if it is fixed
+        self.fixed = len(example) if program.batch is Batch.FIXED else None  # the number of images, if it is fixed
         self.names = name_calls(program.calls)
         self.refusals = Refusals(program, self.names, partial(_rule_of, pieces=program.pieces))
         self.sizes = Sizes.of_input(program.input.meta["val"])
@@ -114,7 +116,10 @@ class _Translator:
             raise Refused(RANDOM, operands)
         if not isinstance(value, Tensor):
             return operands
-        return Step(replace(operands, shape=self.sizes.of_one_image(value)))
+        return Step(replace(operands, shape=self._step_shape(value, operands)))
+
+    def _step_shape(self, value: Tensor, operands: Call) -> Shape:
+        return self.sizes.of_one_image(value)
 
     def _constant(self, value: Any, operands: Call) -> Any:
         each = one_for_each(operands)
@@ -130,16 +135,24 @@ class _Translator:
         """The data that a call gives, and its node. That it has no rule is said before all that is wrong with it."""
         rule = self._rule(call, operands)
         check_sizes(operands)
-        operands = replace(operands, shape=self._shape(call, operands))
+        rule, operands, whole = self._shaped(call, rule, operands)
         passed = _passed(call, operands)
         if passed is not None:
             return passed
         built, inputs = self._built(rule, operands)
-        name, place = self.names[call], place_of_call(call)
-        reads = tuple(data.name for data in inputs)
-        self.nodes[name] = Node(name, built, reads, operands.shape, place.module, place.source)
+        name = self.names[call]
         self.origins[name] = call.name
-        return Data(name, operands.shape)
+        return self._add(name, call, built, inputs, Data(name, operands.shape, whole))
+
+    def _add(self, name: str, call: fx.Node, built: Operator, inputs: tuple[Data, ...], data: Data) -> Data:
+        """A node, and the data that it gives."""
+        place, reads = place_of_call(call), tuple(each.name for each in inputs)
+        self.nodes[name] = Node(name, built, reads, data.shape, place.module, place.source)
+        return data
+
+    def _shaped(self, call: fx.Node, rule: Rule, operands: Call) -> tuple[Rule, Call, bool]:
+        """The rule and the call with its shape, and whether that is all of the program's own shape."""
+        return rule, replace(operands, shape=self._shape(call, operands)), False
 
     def _rule(self, call: fx.Node, operands: Call) -> Rule:
         """The rule for a call; where it acts on steps too, that rule on each region, if it may choose by them."""
@@ -156,18 +169,22 @@ class _Translator:
 
     def _shape(self, call: fx.Node, operands: Call) -> Shape:
         """The shape of a node's value for one image; a try on zeros tells the sizes that the exporter leaves open."""
+        self._check_value(call, operands)
+        return self.sizes.of_one_image(call.meta["val"])
+
+    def _check_value(self, call: fx.Node, operands: Call) -> None:
+        """Learn the open sizes of a value; raises Refused where it is of another dtype than the data."""
         value, dtype = call.meta["val"], self.example.dtype
         if len(operands.data) == 1 and is_open(value):
             self.sizes = self.sizes.learn(value, operands.evaluate(self._zeros(operands.data[0])))
         if value.dtype != dtype:
             raise Refused(f"its result is {value.dtype}: keep the data in one dtype, {dtype}")
-        return self.sizes.of_one_image(value)
 
     def _built(self, rule: Rule, operands: Call) -> Built:
         try:
             return pointwise(*rule(operands), operands, self.nodes)
         except LinregError as error:
-            raise Refused(str(error), operands) from error
+            raise Refused(str(error), operands, arranges=isinstance(error, AcrossImages)) from error
         except (TypeError, AttributeError, RuntimeError) as error:
             why = f"its arguments are of a kind that its rule does not know ({error})"
             raise Refused(why, operands) from error
@@ -177,7 +194,7 @@ class _Translator:
         arguments = {name: self._value(argument) for name, argument in _arguments(call).items()}
         name, like = operator_name(call.target), arguments.get("self")
         if name in (*ALIKE, *TYPED) and isinstance(like, Data):
-            arguments["self"] = Known("", self._zeros(like), each=name in ALIKE and self.fixed is None)
+            arguments["self"] = Known("", self._zeros(like), each=name in ALIKE and self.program.batch is Batch.OPEN)
         return Call(call.target, arguments, (), self.example.new_empty(0), images=self.fixed)
 
     def _value(self, argument: Any) -> Any:
@@ -196,8 +213,12 @@ class _Translator:
         if isinstance(result, Step):
             raise self.refusals.error(call, refused_step(call, self.values))
         if isinstance(result, Data) and result.name != INPUT:
-            return result.name
+            return self._final(call, result).name
         raise LinregError("the model's output does not depend on its input through any operator: nothing to explain")
+
+    def _final(self, call: fx.Node, result: Data) -> Data:
+        """The data of the output as the graph gives it."""
+        return result
 
     def _graph(self, output: str) -> OperatorGraph:
         """The nodes that lead to the output: a gate that took up several calls leaves theirs without a reader."""
@@ -208,7 +229,8 @@ class _Translator:
         nodes = tuple(node for node in made if node.name in reached)
         shape, like = tuple(self.example.shape[1:]), (self.example.dtype, self.example.device)
         approximation = Approximation({n.name: n.operator for n in made if isinstance(n.operator, Interpolant)})
-        return OperatorGraph(nodes, output, shape, *like, self.fixed, approximation=approximation)
+        alone = self.program.batch is Batch.ONE
+        return OperatorGraph(nodes, output, shape, *like, self.fixed, approximation=approximation, one_by_one=alone)
 
 
 def _arguments(call: fx.Node) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from linreg.errors import LinregError
+
 
 class Reason(NamedTuple):
     """Why a call is refused, and what can be done instead."""
@@ -13,6 +15,10 @@ class Reason(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.why}; {self.instead}"
+
+
+class AcrossImages(LinregError):
+    """A call acts along the dimension of the images."""
 
 
 SMOOTH = Reason(

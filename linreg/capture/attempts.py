@@ -1,0 +1,188 @@
+"""The ways in which a network may be captured, in turn: for any batch, image by image, for one batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from linreg.approximation import apart
+from linreg.capture.agreement import Uneven, close, compare, compare_batch, other_batches
+from linreg.capture.export import NotExported, export, run
+from linreg.capture.fuse import fuse_batch_norm
+from linreg.capture.outputs import pick
+from linreg.capture.private import watched_hooks
+from linreg.capture.program import Batch, Program
+from linreg.capture.reference import Reference
+from linreg.capture.refuse import Arranged
+from linreg.errors import LinregError
+from linreg.graph import OperatorGraph
+
+Observed = Sequence[tuple[Tensor, Tensor]]  # batches, and what the model gives for each
+SCALES = (-0.1, 10.0, 1000.0)
+AGAIN = (NotExported, Arranged, Uneven)  # refusals that are a matter of the batch, perhaps
+
+
+@dataclass(frozen=True, eq=False)
+class Attempts:
+    """A model in eval mode, which may be run and written to, an example (N, …), and the options of `trace`."""
+
+    model: nn.Module
+    example: Tensor
+    output: str | int | None
+    pieces: int | None
+    fuse: bool
+
+    def graph(self) -> OperatorGraph:
+        """The graph of the first way in which the model can be captured.
+
+        Raises LinregError where there is none: why the first failed, unless it is that torch.export cannot capture the
+        model for any batch; then why it cannot for one, or whichever of the two knows the line.
+        """
+        takes_all = self._run_first()
+        first: LinregError | None = None
+        if takes_all:
+            try:
+                return self._for_any_batch()
+            except AGAIN as error:
+                first = error
+        alone = self._alone(takes_all)
+        if alone:
+            try:
+                return self._image_by_image(alone)
+            except LinregError as error:
+                first = first or error
+        if takes_all and isinstance(first, NotExported):
+            return self._for_one_size(first)
+        raise first or LinregError("the model gives one image something else alone than in a batch")
+
+    def _run_first(self) -> bool:
+        """Whether the model takes the example at once, and not only each image alone.
+
+        Before all else: why a model fails is not for the exporter to say.
+        """
+        with watched_hooks(self.model):
+            try:
+                run(self.model, self.example)
+                return True
+            except LinregError:
+                if len(self.example) == 1:
+                    raise
+                with suppress(LinregError):
+                    run(self.model, self.example[:1])
+                    return False
+                raise
+
+    @property
+    def _two(self) -> Tensor:
+        """At least two images in use: a batch of one could be taken for a constant, or dropped by squeeze()."""
+        example = self.example
+        return example if len(example) > 1 else torch.cat([example, example / 2])
+
+    def _for_any_batch(self) -> OperatorGraph:
+        example = self._two
+        exported = export(self.model, example, open_batch=True)
+        others = other_batches(self.model, example)
+        expected, place = pick(run(self.model, example), self.output)
+        observed = [(batch, pick(value, self.output, alone=len(batch) == 1)[0]) for batch, value in others]
+        return self._made(Program(exported, place, Batch.OPEN, self.pieces), [(example, expected), *observed])
+
+    def _for_one_size(self, before: NotExported) -> OperatorGraph:
+        """The batch size is no matter of this one; the one before may still be the one that knows the line."""
+        try:
+            exported = export(self.model, self.example, open_batch=False)
+        except NotExported as error:
+            telling = before if before.telling and not error.telling else error
+            raise telling from telling.__cause__
+        expected, place = pick(run(self.model, self.example), self.output)
+        return self._made(Program(exported, place, Batch.FIXED, self.pieces), [(self.example, expected)])
+
+    def _alone(self, takes_all: bool) -> Observed:
+        """The first and last image, each with what the model gives for it alone, and both in a batch.
+
+        Nothing where it gives an image something else alone than among others, at any of some scales: a model may use
+        their number as a threshold.
+        """
+        images = self._two if takes_all else self.example
+        observed = self._at(images, takes_all)
+        same = observed and all(self._at(scale * images, takes_all) for scale in SCALES)
+        return observed if same else ()
+
+    def _at(self, images: Tensor, takes_all: bool) -> Observed:
+        ends = images[[0, -1]]
+        try:
+            single = [pick(run(self.model, image), self.output, alone=True)[0] for image in ends.split(1)]
+            batch = self._together(images, single[0]) if takes_all else None
+        except LinregError:
+            return ()
+        first = single[0] if batch is None else batch
+        shape = first.shape[1:] if batch is not None or first.shape[:1] == (1,) else first.shape
+        if any(value.numel() != shape.numel() for value in single):
+            return ()
+        values = torch.cat([value.reshape(1, *shape) for value in single])
+        if batch is not None and values.isfinite().all() and not _agree(batch, images, values):
+            return ()
+        return [*zip(ends.split(1), values.split(1), strict=True), (ends, values)]
+
+    def _together(self, images: Tensor, first: Tensor) -> Tensor | None:
+        """What the model gives for several images; None where it takes one only, or the first of them."""
+        try:
+            batch, _ = pick(run(self.model, images), self.output)
+        except LinregError:
+            if len(self.example) > 1:
+                raise
+            return None
+        one = len(self.example) == 1 and batch.shape == first.shape and close(batch, first)
+        return None if one else batch
+
+    def _image_by_image(self, observed: Observed) -> OperatorGraph:
+        exported = export(self.model, self.example[:1], open_batch=False)
+        _, place = pick(run(self.model, self.example[:1]), self.output, alone=True)
+        return self._made(Program(exported, place, Batch.ONE, self.pieces), observed)
+
+    def _made(self, program: Program, observed: Observed) -> OperatorGraph:
+        """The graph of a program, which gives what was observed; `translate` brings symbolic shapes, slow to import."""
+        from linreg.capture.translate import translate
+
+        example, expected = observed[0]
+        graph, origins = translate(program, example)
+        if self.fuse:
+            graph = fuse_batch_norm(graph)
+        _verify(graph, program, origins, observed)
+        interpolants = graph.approximation.interpolants
+        if not interpolants:
+            return graph
+        images = len(self.example)
+        if program.batch is Batch.ONE:
+            example, expected = observed[-1]
+            images = len(example)
+        return replace(graph, approximation=apart(interpolants, graph(example)[:images], expected[:images]))
+
+
+def _agree(batch: Tensor, images: Tensor, ends: Tensor) -> bool:
+    """Whether a batch's result is one for each image, and these for the first and the last."""
+    return len(batch) == len(images) and close(batch[[0, -1]], ends)
+
+
+def _verify(graph: OperatorGraph, program: Program, origins: dict[str, str], observed: Observed) -> None:
+    """Raise LinregError unless the graph gives what the model was observed to give, on the first batch in each node.
+
+    A graph with interpolants must give what the program gives with these in place of its calls, and the program itself
+    what the model gives.
+    """
+    interpolants = graph.approximation.interpolants
+    exact = Reference(program, {})
+    reference = Reference(program, {origins[name]: interpolant for name, interpolant in interpolants.items()})
+    (example, expected), *others = observed
+    wanted = reference(example).reshape(expected.shape) if interpolants else expected
+    compare(graph, wanted, example, reference, origins)
+    if interpolants and not close(exact(example).reshape(expected.shape), expected):
+        raise LinregError("the exported program does not reproduce the model's output: please report this network")
+    for batch, value in others:
+        if interpolants:
+            compare_batch(exact.of_batch, batch, value)
+            value = reference.of_batch(batch)
+        compare_batch(graph, batch, value)
