@@ -17,6 +17,10 @@ from linreg.graph import INPUT, OperatorGraph
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
+class Differs(LinregError):
+    """The graph does not give what the model gives: by a mistake of ours, or because its arithmetic is too coarse."""
+
+
 class Uneven(LinregError):
     """The model computes something else on some numbers of images than on others."""
 
@@ -30,7 +34,8 @@ def compare(
     """
     with torch.no_grad():
         if not expected.isfinite().all():
-            raise LinregError("the model's own output on the example is not finite")
+            advice = "give an example on which it is, or a dtype of larger numbers"
+            raise LinregError(f"the model's own output on the example is not finite: {advice}")
         try:
             value = graph(example)
         except (RuntimeError, TypeError) as error:
@@ -41,10 +46,8 @@ def compare(
         for node, value in _values(graph, example):
             origin = recorded.get(origins.get(node, ""))
             if origin is not None and not close(value, origin.reshape(value.shape)):
-                raise LinregError(
-                    f"the graph differs from the model, first at {graph[node]}: please report this network"
-                )
-    raise LinregError("the graph does not reproduce the model's output: please report this network")
+                raise Differs(f"the graph differs from the model, first at {graph[node]}: please report this network")
+    raise Differs("the graph does not reproduce the model's output: please report this network")
 
 
 def other_batches(model: nn.Module, example: Tensor) -> list[tuple[Tensor, Any]]:
@@ -76,12 +79,13 @@ def _compare_alone(graph: OperatorGraph, example: Tensor) -> None:
         raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
 
 
-def close(value: Tensor, expected: Tensor) -> bool:
+def close(value: Tensor, expected: Tensor, tolerance: float | None = None) -> bool:
     """Whether two outputs (N, …) agree: to rounding, on the scale of each image, or on 1/1000 of the largest's."""
     if value.shape != expected.shape or not expected.numel():
         return value.shape == expected.shape
     error, scale = (each.reshape(len(each), -1).abs().amax(1) for each in (value - expected, expected))
-    return bool((error <= TOLERANCE[expected.dtype] * scale.clamp_min(1e-3 * scale.max())).all())
+    tolerance = TOLERANCE[expected.dtype] if tolerance is None else tolerance
+    return bool((error <= tolerance * scale.clamp_min(1e-3 * scale.max())).all())
 
 
 def _values(graph: OperatorGraph, example: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from linreg.approximation import apart
-from linreg.capture.agreement import Uneven, close, compare, compare_batch, other_batches
+from linreg.capture.agreement import TOLERANCE, Differs, Uneven, close, compare, compare_batch, other_batches
 from linreg.capture.export import NotExported, export, run
 from linreg.capture.fuse import fuse_batch_norm
-from linreg.capture.outputs import pick
+from linreg.capture.outputs import check_kind, pick
 from linreg.capture.private import watched_hooks
 from linreg.capture.program import Batch, Program
 from linreg.capture.reference import Reference
@@ -66,8 +67,7 @@ class Attempts:
         """
         with watched_hooks(self.model):
             try:
-                run(self.model, self.example)
-                return True
+                result = run(self.model, self.example)
             except LinregError:
                 if len(self.example) == 1:
                     raise
@@ -75,12 +75,29 @@ class Attempts:
                     run(self.model, self.example[:1])
                     return False
                 raise
+        check_kind(result)
+        return True
 
     @property
     def _two(self) -> Tensor:
         """At least two images in use: a batch of one could be taken for a constant, or dropped by squeeze()."""
         example = self.example
         return example if len(example) > 1 else torch.cat([example, example / 2])
+
+    def _coarse(self) -> LinregError | None:
+        """An error that says so, where the model itself is not what it is in double precision."""
+        example, dtype = self.example, self.example.dtype
+        if dtype == torch.float64:
+            return None
+        try:
+            expected, _ = pick(run(self.model, example), self.output, alone=True)
+            exact, _ = pick(run(copy.deepcopy(self.model).double(), example.double()), self.output, alone=True)
+        except (LinregError, RuntimeError, TypeError):
+            return None
+        if exact.dim() == 0 or close(exact, expected.double(), TOLERANCE[dtype] / 10):
+            return None
+        why = f"{dtype} is too coarse for this network: in it the model itself differs from what it gives in double"
+        return LinregError(f"{why} precision, and so would its graph: trace model.double() with an example.double()")
 
     def _for_any_batch(self) -> OperatorGraph:
         example = self._two
@@ -151,7 +168,10 @@ class Attempts:
         graph, origins = translate(program, example)
         if self.fuse:
             graph = fuse_batch_norm(graph)
-        _verify(graph, program, origins, observed)
+        try:
+            _verify(graph, program, origins, observed)
+        except Differs as error:
+            raise self._coarse() or error from None
         interpolants = graph.approximation.interpolants
         if not interpolants:
             return graph

@@ -15,10 +15,29 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from linreg.capture.fixed_values import Given, Written
-from linreg.capture.place import place_of_error
+from linreg.capture.fixed_values import Given, ValuesTaken, Written
+from linreg.capture.place import Place, place_of_error
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
+from linreg.operators.written_out import WRITTEN_OUT
+
+TAKEN = "fake tensor in the exported program constant's list"
+# What is in an exporter's message, and what it means.
+SIGNS = {
+    TAKEN: Reason(
+        "it takes values out of what it computes with, by `.data` or the like, where the exporter cannot follow",
+        "write .detach() instead, which is the same here",
+    ),
+    "in output, which is not a known type": Reason(
+        "it returns its tensors in an object of a kind of its own", "return its scores"
+    ),
+    "__obj_flatten__": Reason(
+        "it holds a compiled object, as a quantized layer does", "trace the model that it was made from"
+    ),
+    "numpy": Reason(
+        "it computes with numpy", "its forward must be written with operators of torch alone, without numpy"
+    ),
+}
 
 
 def run(model: nn.Module, example: Tensor) -> Any:
@@ -43,10 +62,9 @@ def run(model: nn.Module, example: Tensor) -> Any:
 
 
 class NotExported(LinregError):
-    """torch.export cannot capture the model; `telling` says that the line is known."""
+    """torch.export cannot capture the model, of which that is the place; `telling` says that the line is known."""
 
-    def __init__(self, error: Exception, model: nn.Module) -> None:
-        place = place_of_error(error, model)
+    def __init__(self, error: Exception, place: Place) -> None:
         why = f"torch.export cannot capture this model: {not_exported(error)}"
         super().__init__("\n".join([why, *place.lines]))
         self.telling = bool(place.source)
@@ -71,7 +89,18 @@ def export(model: nn.Module, example: Tensor, open_batch: bool) -> ExportedProgr
                     return _export(model, example, open_batch)
     except Exception as error:
         first = error
-    raise NotExported(first, model) from first
+    raise NotExported(first, _place(first, model, example)) from first
+
+
+def _place(error: Exception, model: nn.Module, example: Tensor) -> Place:
+    """Where in the model an exporter's error arises; it finds what was taken as `.data` only when all is done."""
+    if TAKEN in str(error):
+        try:
+            with ValuesTaken():
+                model(example.clone())
+        except Exception as taken:
+            return place_of_error(taken, model)
+    return place_of_error(error, model)
 
 
 def _export(model: nn.Module, example: Tensor, open_batch: bool) -> ExportedProgram:
@@ -82,7 +111,7 @@ def _export(model: nn.Module, example: Tensor, open_batch: bool) -> ExportedProg
         program = torch.export.export(
             model, (example.clone(),), dynamic_shapes=shapes if open_batch else None, strict=False
         )
-        return program.run_decompositions({})
+        return program.run_decompositions(WRITTEN_OUT)
 
 
 def _undrawn(once: Callable[[], Any], example: Tensor) -> Any:
@@ -140,4 +169,8 @@ def not_exported(error: Exception) -> str:
     name, first = type(error).__name__, str(error).strip().partition("\n")[0].rstrip(".:")
     if "data-dependent" in str(error).lower():
         return str(CONTROL)
-    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone, without numpy"))
+    known = next((reason for sign, reason in SIGNS.items() if sign in str(error)), None)
+    if known:
+        return str(known)
+    first = first.partition(". ")[0]  # what follows is advice to those who write exporters
+    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone"))

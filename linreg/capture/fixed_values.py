@@ -19,6 +19,9 @@ READS = {
     Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy,
     Tensor.__array__, Tensor.equal, Tensor.allclose, Tensor.is_nonzero, torch.equal, torch.allclose, torch.is_nonzero,
 }  # fmt: skip
+ASKS = {
+    getattr(owner, name) for owner in (torch, Tensor) for name in ("isnan", "isinf", "isposinf", "isneginf", "isfinite")
+}  # fmt: skip
 Read = tuple[Callable[..., Any], bool, Any]
 
 
@@ -36,7 +39,7 @@ class Written(TorchFunctionMode):
         dependent = any(id(each) in self.depend for each in _tensors((args, kwargs)))
         if func in READS:
             self.reads.append((func, not dependent, result))
-        if dependent:
+        if dependent and func not in ASKS:  # of finite data the answer is known
             written = getattr(func, "__name__", "").endswith("_") and args  # x.add_(y), and x[0] = y
             self.depend.update((id(each), each) for each in _tensors((result, args[:1] if written else ())))
         return result
@@ -56,6 +59,15 @@ class Given(TorchFunctionMode):
                 self.reads = iter(())
             elif fixed:
                 return value
+        return func(*args, **kwargs or {})
+
+
+class ValuesTaken(TorchFunctionMode):
+    """Raises RuntimeError where a model takes the `.data` of what is no parameter, so that its line is known."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.data.__get__ and not isinstance(args[0], torch.nn.Parameter):  # type: ignore[attr-defined]
+            raise RuntimeError(".data")
         return func(*args, **kwargs or {})
 
 

@@ -55,7 +55,8 @@ BROADCASTING = {
 }  # fmt: skip
 REDUCING = {
     "mean", "sum", "amax", "amin", "aminmax", "topk", "sort", "kthvalue", "median", "cumsum", "diff", "mv", "mm", "bmm",
-    "matmul", "addmm", "addmv", "baddbmm", "einsum", "tensordot", "inner", "linalg_vecdot", "linalg_vector_norm",
+    "matmul", "addmm", "addmv", "baddbmm", "einsum", "tensordot", "inner", "linalg_vecdot",
+    "scatter_reduce", "index_reduce",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
@@ -19,9 +20,14 @@ from linreg.graph import OperatorGraph, plain
 PIECES = 32  # of each interpolant, unless said otherwise
 
 WRAPPERS: dict[type, str] = {
-    torch.jit.ScriptModule: "trace the module that it was made from",
+    torch.jit.ScriptModule: (
+        "its forward is compiled: trace the module that it was made from, with load_state_dict(scripted.state_dict())"
+    ),
     nn.DataParallel: "trace its own .module",
 }
+
+
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 
 
 def trace(
@@ -106,14 +112,20 @@ def check(model: nn.Module, example: Tensor) -> None:
     _check_forward(model, example)
     _check_example(example)
     _check_weights(model, example)
+    if example.is_meta:
+        raise LinregError("the example is on the device meta, which holds no values: give one with values")
     if example.shape[0] == 0 or not example.isfinite().all():
         raise LinregError("the example must hold at least one input, and finite numbers only")
 
 
 def _check_module(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise LinregError(f"trace needs a torch.nn.Module, not {type(model).__name__}")
+        advice = ": give program.module()" if isinstance(model, ExportedProgram) else ""
+        raise LinregError(f"trace needs a torch.nn.Module, not {type(model).__name__}{advice}")
     for path, module in model.named_modules():
+        if type(module).__module__.startswith(QUANTIZED):
+            why = f"module '{path}' is quantized, and computes with integers: trace the model that it was made from"
+            raise LinregError(why)
         for wrapper, advice in WRAPPERS.items():
             if isinstance(module, wrapper):
                 named = f"module '{path}'" if path else "the model"
@@ -143,12 +155,20 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise LinregError(f"the model's '{name}' is not initialised yet: run the model once, model(example)")
+        if tensor.layout is not torch.strided:
+            raise LinregError(f"the model's '{name}' is stored as a sparse tensor: keep it dense, with .to_dense()")
         if not tensor.is_floating_point():
             continue
         if tensor.dtype != example.dtype or tensor.device != example.device:
+            empty = "; on meta there are no values: load them with load_state_dict(…, assign=True)" * tensor.is_meta
             raise LinregError(
                 f"the example is {example.dtype} on {example.device}, but the model's '{name}' is {tensor.dtype} on "
-                f"{tensor.device}: bring both to one dtype and device with .to(…)"
+                f"{tensor.device}: bring both to one dtype and device with .to(…){empty}"
+            )
+        if tensor.is_meta:
+            raise LinregError(
+                f"the model's '{name}' is on the device meta, which holds no values: load them with "
+                "load_state_dict(…, assign=True), and give an example with values"
             )
         if not tensor.isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")

@@ -21,11 +21,13 @@ from linreg.capture.sizes import Sizes, check_sizes, is_open
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.operators.base import Operator, Shape
-from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, UNKNOWN, AcrossImages
+from linreg.operators.reasons import CATEGORY, CONTROL, CUSTOM, RANDOM, UNKNOWN, AcrossImages
 from linreg.operators.refusals import FAMILIES, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
-from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
+from linreg.operators.steps import CHOSEN, FINITE, JUMPS, Step, choice, steps_of
 from linreg.operators.table import IDENTITIES, Built, Call, Data, Known, Rule, operator_name, rule_for
+
+WHOLE = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def translate(program: Program, example: Tensor) -> tuple[OperatorGraph, dict[str, str]]:
@@ -88,6 +90,9 @@ class Translator:
         if call.target is operator.getitem:
             return self._item(call)
         operands = self._operands(call)
+        # What is the same for all finite data: as a step it would be refused.
+        if operands.name in FINITE and operands.data:
+            return self._finite(value, operands)
         # What jumps: `x > 0` has no rule and would be refused, `~(x > 0)` has no data and would be evaluated as a
         # constant, and `(x > 0).type_as(x)` would be passed on as it is, in its old dtype.
         if _jumps(operands):
@@ -105,10 +110,18 @@ class Translator:
         several, index = call.args
         operands = self.values[several]  # type: ignore[index]
         if isinstance(operands, Known):
+            if operands.each:
+                self.sizes.of_one_image(call.meta["val"])
             return replace(operands, value=operands.value[index])  # type: ignore[index]
         one, value = replace(operands, output=index), call.meta["val"]
         is_data = bool(operands.data) and value.is_floating_point()  # and not the indices of a pool
         return self._node(call, one) if is_data else self._step(value, one)
+
+    def _finite(self, value: Any, operands: Call) -> Known:
+        """Whether finite data are NaN or infinite: no."""
+        shape = self._zeros(operands.data[0]).shape
+        answer = torch.full(shape, FINITE[operands.name], device=self.example.device)
+        return Known("", answer, each=self.program.batch is Batch.OPEN)
 
     def _step(self, value: Any, operands: Call) -> Step | Call:
         """What a call makes of data by comparing it, or of steps: it may go into one of CHOSEN only."""
@@ -124,7 +137,7 @@ class Translator:
     def _constant(self, value: Any, operands: Call) -> Any:
         each = one_for_each(operands)
         check_sizes(operands)
-        if each:
+        if each and isinstance(value, Tensor):
             self.sizes.of_one_image(value)  # made once, it must stay one for each image
         constant = fold(operands, each)
         if isinstance(constant, Known) and isinstance(constant.value, Tensor):
@@ -255,6 +268,8 @@ def _identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
     data = operands["self"] if operands["self"] is not None else operands["input"]
     if isinstance(data, Known):  # type_as(constant, data)
         return replace(data, value=data.value.to(dtype))
+    if isinstance(value, Tensor) and value.dtype in WHOLE:
+        raise Refused(CATEGORY, operands)
     if isinstance(value, Tensor) and value.dtype != dtype:
         raise Refused(f"it converts the data to {value.dtype}: keep one dtype throughout, {dtype}", operands)
     if operands["train"]:
@@ -265,7 +280,7 @@ def _identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
 
 def _passed(call: fx.Node, operands: Call) -> Any:
     """What a call passes on as it is, if it does: `x` in `x[:]`, and `y` in `x[:] = y`, where that is all of x."""
-    if operands.name in ("slice", "copy") and operands.data[0].shape == operands.shape:
+    if operands.name in ("slice", "copy", "expand") and operands.data[0].shape == operands.shape:
         return operands.data[0]
     if operands.name == "slice_scatter" and call.args[1].meta["val"].shape == call.meta["val"].shape:  # type: ignore[union-attr]
         return operands["src"]

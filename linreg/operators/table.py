@@ -183,7 +183,7 @@ def _leaves(argument: Any) -> Any:
 # Calls that leave their data as they are: no operator. (The dependence on the input is kept behind `detach`.)
 IDENTITIES = {
     "clone", "alias", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "dropout", "_to_copy", "to",
-    "feature_dropout", "alpha_dropout", "native_dropout", "type_as",
+    "feature_dropout", "alpha_dropout", "native_dropout", "type_as", "nan_to_num",
 }  # fmt: skip
 
 Rule = Callable[[Call], Built]
