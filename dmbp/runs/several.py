@@ -18,7 +18,8 @@ from dmbp.errors import DmbpError
 from dmbp.explanation import check_known
 from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.example import Fixed, arguments
-from linreg.capture.export import evaluation, run
+from linreg.capture.export import run
+from linreg.capture.private import private
 from linreg.surroundings import plain
 
 
@@ -120,8 +121,8 @@ def graph_of(model: nn.Module | OperatorGraph, images: Sequence[Any], fixed: Fix
 
 def _runs(model: nn.Module, example: Tensor) -> bool:
     try:
-        with evaluation(model), torch.no_grad():
-            run(model, arguments(model, example))
+        with private(model) as own:
+            run(own, arguments(own, example))
     except LinregError:
         return False
     return True

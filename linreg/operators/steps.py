@@ -20,6 +20,8 @@ from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.table import BATCH, Built, Call, Data, Known, rule_for
 
+# What is asked of data that are finite, and the answer: no step, but a constant.
+FINITE = {"isnan": False, "isinf": False, "isposinf": False, "isneginf": False, "isfinite": True}
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 SIGNS = ("sign", "sgn")
 JUMPS = (*COMPARISONS, *SIGNS)

@@ -17,9 +17,9 @@ import torch
 from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
-from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Role, Shape
 from linreg.operators.reach import IN_ONE, Follows, Placed, Reach, half_pixel, identity, moved, whole
+from linreg.operators.reasons import AcrossImages
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import Array, selection, to_numpy
 from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, rule
@@ -222,9 +222,9 @@ def _zeroed(argument: Any) -> Any:
 
 
 def keeps_images(call: Call, *dims: int) -> None:
-    """Raise LinregError where a call moves elements along dimension 0."""
-    if any(dim % (len(call.data[0].shape) + 1) == 0 for dim in dims):
-        raise LinregError("this call mixes the images of a batch: move dimensions other than 0")
+    """Raise LinregError where a call moves elements along dimension 0, if that is the batch."""
+    if not call.lifted and any(dim % (len(call.data[0].shape) + 1) == 0 for dim in dims):
+        raise AcrossImages("this call mixes the images of a batch: move dimensions other than 0")
 
 
 @rule(*RESHAPES)
@@ -281,7 +281,7 @@ def _unfold(call: Call) -> Built:
 def _concatenate(call: Call) -> Built:
     """[x_1, …, x_K]; fixed parts (a class token) are constants."""
     parts, dim = call["tensors"], (call["dim"] or 0) % (len(call.shape) + 1)
-    if call.name in ("cat", "concat") and dim > 0 and all(isinstance(part, Data) for part in parts):
+    if call.name in ("cat", "concat") and dim > 0 and not call.lifted and all(isinstance(part, Data) for part in parts):
         shapes = tuple(part.shape for part in parts)
         form = partial(Concat, kind="concat", images=call.images, like=call.like, dim=dim)
         return form(call.evaluate, shapes), call.data
