@@ -17,7 +17,7 @@ from dmbp.evaluation.measures import Method, Metric
 from dmbp.models import Model
 from dmbp.runs.shelf import digest
 
-PACKAGES = ("linreg-dmbp", "torch", "numpy", "captum", "saliency", "pillow")  # which the numbers may hang on
+PACKAGES = ("linreg-dmbp", "torch", "numpy", "captum", "pillow")  # which the numbers may hang on
 
 
 @dataclass(frozen=True, eq=False)
