@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from linreg.capture.fixed_values import Given, ValuesTaken, Written
 from linreg.capture.place import Place, place_of_error
+from linreg.capture.private import restored
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
 from linreg.operators.written_out import WRITTEN_OUT
@@ -107,7 +108,7 @@ def _export(model: nn.Module, example: Tensor, open_batch: bool) -> ExportedProg
     (parameter, *_) = inspect.signature(model.forward).parameters.values()
     size = {0: Dim("batch")}
     shapes = ((size,),) if parameter.kind is parameter.VAR_POSITIONAL else (size,)
-    with silence():
+    with silence(), restored(model):  # an export that fails leaves what it registered
         program = torch.export.export(
             model, (example.clone(),), dynamic_shapes=shapes if open_batch else None, strict=False
         )
