@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from linreg.capture.example import Arguments
 from linreg.capture.fixed_values import Given, ValuesTaken, Written
 from linreg.capture.place import Place, place_of_error
+from linreg.capture.private import restored
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
 from linreg.operators.written_out import WRITTEN_OUT
@@ -107,7 +108,7 @@ def _place(error: Exception, model: nn.Module, example: Arguments) -> Place:
 
 def _export(model: nn.Module, example: Arguments, open_batch: bool) -> ExportedProgram:
     shapes = example.shapes(model, Dim("batch")) if open_batch else None
-    with silence():
+    with silence(), restored(model):  # an export that fails leaves what it registered
         program = torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False)
         return program.run_decompositions(WRITTEN_OUT)
 

@@ -29,7 +29,7 @@ def private(model: nn.Module) -> Iterator[nn.Module]:
     with LOCK, torch.inference_mode(False), torch.no_grad(), no_autocast():
         copied = _copy(model)
         if copied is None:
-            with _restored(model):
+            with restored(model):
                 yield model.eval()
             return
         for module in copied.modules():
@@ -91,7 +91,7 @@ def _copy(model: nn.Module) -> nn.Module | None:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Then each module with the attributes, parameters, buffers, children and hooks that it had."""
     before = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()]
     try:

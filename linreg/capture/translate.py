@@ -30,7 +30,7 @@ from linreg.operators.reasons import CATEGORY, CONTROL, CUSTOM, RANDOM, UNKNOWN,
 from linreg.operators.refusals import FAMILIES, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
 from linreg.operators.steps import CHOSEN, FINITE, JUMPS, Step, choice, steps_of
-from linreg.operators.table import IDENTITIES, Built, Call, Data, Known, Rule, operator_name, rule_for
+from linreg.operators.table import IDENTITIES, Built, Call, Data, Known, Rule, operator_name, order_of, rule_for
 
 WHOLE = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -255,7 +255,8 @@ class Translator:
         name, like = operator_name(call.target), arguments.get("self")
         if name in (*ALIKE, *TYPED) and isinstance(like, Data):
             arguments["self"] = Known("", self._zeros(like), each=name in ALIKE and self.program.batch is Batch.OPEN)
-        return Call(call.target, arguments, (), self.example.new_empty(0), images=self.fixed)
+        like, order = self.example.new_empty(0), order_of(call.target)
+        return Call(call.target, arguments, (), like, images=self.fixed, order=order)
 
     def _value(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, prod
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Role, Shape
+from linreg.operators.reach import Follows, Placed
 from linreg.operators.reasons import DATA_INDEX
 from linreg.operators.resample import Measured
 from linreg.operators.rounding import Rounding, most
@@ -38,17 +40,21 @@ class Picked(Affine):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         x = inputs[0].flatten(1)
-        picked = x.gather(1, self.index.clamp_min(0).expand(len(x), -1))
-        return torch.where(self.index < 0, x.new_zeros(()), picked).view(len(x), *self.after)
+        picked = x.gather(1, self.index.clamp_min(0).expand(x.shape[0], -1))
+        return torch.where(self.index < 0, x.new_zeros(()), picked).view(x.shape[0], *self.after)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         flat = torch.where(self.index < 0, grad.new_zeros(()), grad.flatten(1))
-        result = grad.new_zeros(len(grad), prod(self.before))
+        result = grad.new_zeros(grad.shape[0], prod(self.before))
         result.scatter_add_(1, self.index.clamp_min(0).expand(flat.shape), flat)
-        return (result.view(len(grad), *self.before),)
+        return (result.view(grad.shape[0], *self.before),)
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         return (selection(to_numpy(self.index[image]), prod(self.before)),)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """The groups are in no order: all positions come together."""
+        return tuple({} for _ in inputs)
 
     def rounding(self, *inputs: Tensor) -> Rounding:
         """Moves only; the adjoint adds up the groups that picked one element."""
@@ -82,6 +88,10 @@ class GroupExtremum(Operator):
         index = self.members.expand(len(best), *self.members.shape).gather(-1, place[..., None])[..., 0]
         value = torch.where(taken, start.new_zeros(()), start).view(len(best), *self.after)
         return Picked(torch.where(taken, index, -1), self.before, self.after, value)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """The groups are in no order: all positions come together."""
+        return tuple({} for _ in inputs)
 
     def moves(self, *errors: Tensor) -> Tensor:
         """An extreme moves no more than the element that moves most."""
@@ -133,6 +143,10 @@ class GroupSum(Measured):
     """z_j = Σ w_i x_i over group j, as in `scatter_reduce` by sum or mean."""
 
     role: Role = field(kw_only=True, default=Role.AVERAGE)
+
+    def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
+        """The groups are in no order: all positions come together."""
+        return tuple({} for _ in inputs)
 
 
 def _summed(sources: Tensor, targets: Tensor, weights: Tensor, shape: Shape, x: Tensor) -> Tensor:

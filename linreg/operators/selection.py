@@ -113,7 +113,7 @@ class Ranked(Operator):
         (x,) = inputs
         chosen = self.choose(self._rows(x))
         places = self._rows(torch.arange(prod(self.before), device=x.device).view(1, *self.before))
-        index = places.expand(len(x), *places.shape[1:]).gather(-1, chosen)
+        index = places.expand(x.shape[0], *places.shape[1:]).gather(-1, chosen)
         return Selection(self._back(index), self.before, len(self.before))
 
     def moves(self, *errors: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Ranked(Operator):
 
     def _back(self, rows: Tensor) -> Tensor:
         """(N, …, k) as the value of the node: k where its axis was."""
-        return rows.movedim(-1, 1 + self.axes[0]).reshape(len(rows), *self.after)
+        return rows.movedim(-1, 1 + self.axes[0]).reshape(rows.shape[0], *self.after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +163,12 @@ class Where(Affine):
         zero = inputs[0].new_zeros(())
         a, b = (dict(zip(self.sides, inputs, strict=True)).get(side, zero) for side in (True, False))
         z = torch.where(self.condition, a, b)
-        return z.expand(len(inputs[0]), *self.shape)
+        return z.expand(inputs[0].shape[0], *self.shape)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         zero = grad.new_zeros(())
         parts = (torch.where(self.condition == side, grad, zero) for side in self.sides)
-        return tuple(sum_to(part, (len(grad), *shape)) for part, shape in zip(parts, self.shapes, strict=True))
+        return tuple(sum_to(part, (grad.shape[0], *shape)) for part, shape in zip(parts, self.shapes, strict=True))
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         condition = np.broadcast_to(to_numpy(of_image(self.condition, image, len(self.shape))), self.shape)

@@ -22,8 +22,9 @@ from linreg.operators.reach import IN_ONE, Follows, Placed, Reach, half_pixel, i
 from linreg.operators.reasons import AcrossImages
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import Array, selection, to_numpy
-from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, rule
+from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, order_of, rule
 
+EXPAND = torch.ops.aten.expand.default
 RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy")
 MOVES = ("permute", "transpose", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 PIECES = (
@@ -243,7 +244,7 @@ def _expand(call: Call) -> Built:
 def _copy(call: Call) -> Built:
     """What is copied onto a value, in the shape of that one; `copy` itself has no derivative."""
     arguments = {"self": call["src"], "size": [BATCH, *call.shape]}
-    return copied(replace(call, target=torch.ops.aten.expand.default, arguments=arguments), "expand")
+    return copied(replace(call, target=EXPAND, arguments=arguments, order=order_of(EXPAND)), "expand")
 
 
 @rule("repeat_interleave")

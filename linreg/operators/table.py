@@ -68,13 +68,22 @@ Built = tuple[Operator, tuple[Data, ...]]
 FIXED = "its rule takes fixed values where this call has data; keep them fixed, or choose with torch.maximum"
 
 
+Order = tuple[tuple[str, bool], ...]
+
+
+def order_of(target: Any) -> Order:
+    """The arguments of an operator, and whether each is given by its name only."""
+    return tuple((argument.name, argument.kwarg_only) for argument in target._schema.arguments)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of the captured program: an ATen operator and its arguments by name.
 
     `shape` is what it gives for one image, `like` an empty tensor of its dtype and device, `output` the index of the
     value in use where the operator returns several, `images` the number of images where the program fixes it. A
-    `lifted` call is one of a program of one image: it knows of no batch, and is made for each image anew.
+    `lifted` call is one of a program of one image: it knows of no batch, and is made for each image anew. `order` are
+    the target's arguments, as `order_of` gives them: torch.compile cannot look them up.
     """
 
     target: Any
@@ -84,6 +93,7 @@ class Call:
     output: int | None = None
     images: int | None = None
     lifted: bool = False
+    order: Order = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -155,9 +165,9 @@ class Call:
                 return batch
             return [fill(item) for item in argument] if isinstance(argument, list) else argument
 
-        schema = self.target._schema.arguments
-        filled = {a.name: fill(self.arguments[a.name]) for a in schema if a.name in self.arguments}
-        positional = [filled.pop(a.name) for a in schema if not a.kwarg_only and a.name in filled]
+        order = self.order or order_of(self.target)
+        filled = {name: fill(self.arguments[name]) for name, _ in order if name in self.arguments}
+        positional = [filled.pop(name) for name, by_name in order if not by_name and name in filled]
         target = SOUND.get(self.name, self.target) if self.lifted else self.target
         result = target(*positional, **filled)
         return result if self.output is None else result[self.output]
