@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
-from linreg.inputs import INPUT, Given, check_bound, check_data, check_fixed, images_of
+from linreg.inputs import INPUT, Given, check_bound, check_data, check_fixed, images_of, of_torch
 from linreg.operators.given import Conditions
 
 
@@ -33,7 +34,7 @@ def bind(graph: OperatorGraph, fixed: Mapping[str, Tensor]) -> OperatorGraph:
 
 def take(graph: OperatorGraph, given: Given) -> tuple[OperatorGraph, Tensor]:
     """What `OperatorGraph.take` gives."""
-    inputs = graph.inputs
+    inputs, given = graph.inputs, tree_map(of_torch, given)
     several = inputs.several and not (isinstance(given, Tensor) and given.shape[1:] == graph.input_shape)
     is_one = isinstance(given, Tensor) and not (several or inputs.fixed)
     if graph.signature is None or is_one:

@@ -64,9 +64,11 @@ class OperatorGraph:
     """A piecewise-linear network as a graph of operators; made by `linreg.trace`, independent of any input.
 
     `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
-    or None if it takes any. `fused` tells which node took up a node that is no longer there. `approximation` lists the
-    interpolants of smooth units, and how far they take the graph from the model on its example. `inputs` has what the
-    network takes, by name; several data inputs are laid in a row, of `input_shape` (see `linreg.inputs`).
+    or None if it takes any. `one_by_one` says that the model was captured at one image, because it merges the images of
+    a batch with something else, or takes one only: the graph applies what it found to each of any number. `fused` tells
+    which node took up a node that is no longer there. `approximation` lists the interpolants of smooth units, and how
+    far they take the graph from the model on its example. `inputs` has what the network takes, by name; several data
+    inputs are laid in a row, of `input_shape` (see `linreg.inputs`).
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -89,6 +91,7 @@ class OperatorGraph:
     signature: Inputs | None = None
     conditions: Conditions = field(default_factory=Conditions)
     bound: Mapping[str, Tensor] = field(default_factory=dict)
+    one_by_one: bool = False
 
     def __getitem__(self, name: str) -> Node:
         try:
@@ -104,10 +107,10 @@ class OperatorGraph:
         counts = {"operator": len(self.nodes), "gate": sum(node.is_gate for node in self.nodes)}
         size = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
         images = "N" if self.batch is None else self.batch
-        taken = f"({images}, {shape})"
+        taken, alone = f"({images}, {shape})", ", each image by itself" * self.one_by_one
         if self.signature is not None:
             taken = "; ".join(map(str, self.signature.entries))
-        return f"OperatorGraph({taken} to '{self.output}': {size}, {self.dtype})"
+        return f"OperatorGraph({taken} to '{self.output}': {size}, {self.dtype}{alone})"
 
     def __call__(self, x: Given) -> Tensor:
         """The network's output at x, (N, *output shape). Raises LinregError where x does not fit, as `linearize`."""

@@ -169,6 +169,22 @@ def check_data(
         raise LinregError(f"{what} holds NaN or infinite values: a linear region needs finite numbers")
 
 
+def of_torch(x: Tensor) -> Tensor:
+    """A tensor of torch's own class, for one of a subclass: of a tensor with metadata, say, the tensor.
+
+    Raises LinregError for one within torch.vmap and its like, which stands for many values at once.
+    """
+    if isinstance(x, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise LinregError(
+            "this tensor is one within torch.vmap, or another transform of torch.func, where it has no values of its "
+            "own: trace and linearize outside of it, a batch at once"
+        )
+    if type(x) is Tensor or not isinstance(x, Tensor):
+        return x
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.as_subclass(Tensor)
+
+
 def check_bound(batch: int | None, images: int) -> None:
     """Raise LinregError unless a graph that is bound to the fixed inputs of `batch` images is given as many."""
     if batch not in (None, images):

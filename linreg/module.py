@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType, MethodType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
@@ -97,16 +98,23 @@ class Function(nn.Module):
             if not isinstance(leaf, Tensor):
                 return leaf
             if id(leaf) not in names:
-                names[id(leaf)] = _Name(f"constant{len(names)}")
-                stored = leaf.numel() > 0  # an empty one is there for its dtype and device
-                self.register_buffer(names[id(leaf)], leaf.detach().clone(), persistent=stored)
+                # An empty one is there for its dtype and device: torch.export takes two of them for one.
+                stored = leaf.numel() > 0
+                names[id(leaf)] = (_Name if stored else _Empty)(f"held_{len(names)}")
+                kept = leaf.detach().clone() if stored else leaf.new_zeros(1)
+                self.register_buffer(str(names[id(leaf)]), kept, persistent=stored)
             return names[id(leaf)]
 
         self._function = _mapped(function, hold)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        function = _mapped(self._function, lambda leaf: self.get_buffer(leaf) if isinstance(leaf, _Name) else leaf)
+        function = _mapped(self._function, self._held)
         return function(*inputs)
+
+    def _held(self, leaf: Any) -> Any:
+        if not isinstance(leaf, _Name):
+            return leaf
+        return self.get_buffer(leaf)[:0] if isinstance(leaf, _Empty) else self.get_buffer(leaf)
 
     def extra_repr(self) -> str:
         return self.kind
@@ -131,6 +139,10 @@ class Gate(Function):
 
 class _Name(str):
     """The name of a buffer, in the place of a tensor."""
+
+
+class _Empty(_Name):
+    """The name of a buffer whose dtype and device are those of an empty tensor."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,8 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     def each(values: Iterable[Any]) -> list[Any]:
         return [_mapped(item, change) for item in values]
 
+    if isinstance(value, np.ndarray):  # tables for matrices; torch.compile takes them for tensors
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in fields(value)]
         return replace(value, **dict(zip(names, each(getattr(value, name) for name in names), strict=True)))
@@ -182,5 +196,5 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
         keywords = dict(zip(value.keywords, each(value.keywords.values()), strict=True))
         return partial(_mapped(value.func, change), *each(value.args), **keywords)
     if isinstance(value, MethodType):
-        return MethodType(value.__func__, _mapped(value.__self__, change))
+        return partial(value.__func__, _mapped(value.__self__, change))  # a method made anew is not compiled
     return change(value)

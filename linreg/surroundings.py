@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
-from itertools import chain
 
 import torch
-from torch import nn
 
 CASTING = ("cpu", "cuda", "mps", "xpu")  # devices that autocast knows
 CPU = torch.device("cpu")
@@ -42,9 +39,3 @@ def plain() -> Iterator[None]:
         if torch.get_default_device() != CPU:
             stack.enter_context(CPU)
         yield
-
-
-def ordinary(model: nn.Module) -> nn.Module:
-    """The model; where it was made in inference mode, a copy whose tensors autograd and export can use."""
-    tensors = chain(model.parameters(), model.buffers())
-    return deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model

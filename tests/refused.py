@@ -62,6 +62,7 @@ APART = "reshape to (N, …), and reduce over the other dimensions only"
 OTHERS = "dimensions other than 0"
 ONCE = "draw them once into a buffer"
 PATH = "write the choice with operators (torch.where, clamp, maximum), drop an assert, or trace the part that has none"
+OUTSIDE = "fix the categorical part: embed it outside"
 COSINES = "fixed matrices of cosines and sines"
 REAL_TORCH = "its forward must be written with operators of torch alone, without numpy"
 ADD_RULE = "add a rule"
@@ -158,7 +159,7 @@ CASES = {
     "remainder": Case("x = x % 2", "block.remainder", RAMP),
     "rounding division": Case("x = torch.div(x, 2, rounding_mode='floor')", "block.div", RAMP),
     "largest index": Case("x = x.argmax(1).double()", "block.argmax", "choose fixed ones"),
-    "embedding": Case("x = F.embedding(x.long().clamp(0, 3), torch.eye(4).double())", "block._to_copy", DTYPE),
+    "embedding": Case("x = F.embedding(x.long().clamp(0, 3), torch.eye(4).double())", "block._to_copy", OUTSIDE),
     "elements that are not zero": Case("x = x.nonzero().double()", "block.nonzero", KEEP),
     "different elements": Case("x = x.unique()", "block._unique2", KEEP),
     # random numbers

@@ -274,7 +274,7 @@ MUTATIONS = {
 }  # fmt: skip
 
 
-TRACE = import_module("linreg.capture.trace")
+TRACE = import_module("linreg.capture.attempts")
 
 
 def failures(case: str) -> set[str]:

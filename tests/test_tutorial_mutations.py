@@ -29,7 +29,7 @@ from tutorials import TUTORIALS
 Patch = Callable[[pytest.MonkeyPatch], None]
 # Modules that hold what is patched.
 TRACE, SMOOTH, OBJECTIVE = map(
-    import_module, ("linreg.capture.trace", "linreg.operators.smooth", "dmbp.learning.objective")
+    import_module, ("linreg.capture.attempts", "linreg.operators.smooth", "dmbp.learning.objective")
 )
 
 

@@ -18,7 +18,8 @@ from dmbp.errors import DmbpError
 from dmbp.explanation import graph_at
 from linreg import LinregError, OperatorGraph
 from linreg.capture.example import Fixed, arguments
-from linreg.capture.export import evaluation, run
+from linreg.capture.export import run
+from linreg.capture.private import private
 from linreg.surroundings import plain
 
 
@@ -124,8 +125,8 @@ def runs(model: nn.Module, example: Tensor) -> bool:
     """Whether a model in eval mode takes this example."""
     device = next(chain(model.parameters(), model.buffers(), [example])).device
     try:
-        with evaluation(model), torch.no_grad():
-            run(model, arguments(model, example.to(device)))
+        with private(model) as own:
+            run(own, arguments(own, example.to(device)))
     except LinregError:
         return False
     return True

@@ -18,6 +18,14 @@ from linreg.graph import INPUT, OperatorGraph
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
+class Differs(LinregError):
+    """The graph does not give what the model gives: by a mistake of ours, or because its arithmetic is too coarse."""
+
+
+class Uneven(LinregError):
+    """The model computes something else on some numbers of images than on others."""
+
+
 def compare(
     graph: OperatorGraph, expected: Tensor, example: Arguments, reference: Reference, origins: dict[str, str]
 ) -> None:
@@ -27,7 +35,8 @@ def compare(
     """
     with torch.no_grad():
         if not expected.isfinite().all():
-            raise LinregError("the model's own output on the example is not finite")
+            advice = "give an example on which it is, or a dtype of larger numbers"
+            raise LinregError(f"the model's own output on the example is not finite: {advice}")
         try:
             value = graph(example.given)
         except (RuntimeError, TypeError) as error:
@@ -37,11 +46,9 @@ def compare(
         recorded = reference.values(*example.values)
         for node, value in _values(graph, example):
             origin = recorded.get(origins.get(node, ""))
-            if origin is not None and not close(value, origin):
-                raise LinregError(
-                    f"the graph differs from the model, first at {graph[node]}: please report this network"
-                )
-    raise LinregError("the graph does not reproduce the model's output: please report this network")
+            if origin is not None and not close(value, origin.reshape(value.shape)):
+                raise Differs(f"the graph differs from the model, first at {graph[node]}: please report this network")
+    raise Differs("the graph does not reproduce the model's output: please report this network")
 
 
 def other_batches(model: nn.Module, example: Arguments) -> list[tuple[Arguments, Any]]:
@@ -56,7 +63,7 @@ def other_batches(model: nn.Module, example: Arguments) -> list[tuple[Arguments,
 def compare_batch(value: Tensor, batch: Arguments, expected: Tensor) -> None:
     """Raise LinregError unless what graph or program gives on a batch of another size is what the model gives."""
     if expected.numel() != value.numel() or not close(value, expected.reshape(value.shape)):
-        raise LinregError(
+        raise Uneven(
             f"on {len(batch)} input(s) the model computes something else than on the example: its forward uses the "
             "number of inputs (len(x), x.shape[0], x.numel()) in its arithmetic, or to choose its path"
         )
@@ -73,12 +80,13 @@ def _compare_alone(graph: OperatorGraph, example: Arguments) -> None:
         raise LinregError("the model mixes the images of a batch: each output must depend on its own input only")
 
 
-def close(value: Tensor, expected: Tensor) -> bool:
+def close(value: Tensor, expected: Tensor, tolerance: float | None = None) -> bool:
     """Whether two outputs (N, …) agree: to rounding, on the scale of each image, or on 1/1000 of the largest's."""
     if value.shape != expected.shape or not expected.numel():
         return value.shape == expected.shape
     error, scale = (each.reshape(len(each), -1).abs().amax(1) for each in (value - expected, expected))
-    return bool((error <= TOLERANCE[expected.dtype] * scale.clamp_min(1e-3 * scale.max())).all())
+    tolerance = TOLERANCE[expected.dtype] if tolerance is None else tolerance
+    return bool((error <= tolerance * scale.clamp_min(1e-3 * scale.max())).all())
 
 
 def _values(graph: OperatorGraph, example: Arguments) -> Iterator[tuple[str, Tensor]]:

@@ -48,7 +48,7 @@ def one_for_each(call: Call) -> bool:
     if uses == 0:
         return any(isinstance(leaf, Known) and leaf.each for leaf in call.leaves)
     size = call[SIZED.get(call.name, "")]
-    comes_first = isinstance(size, list) and size[0] is BATCH
+    comes_first = isinstance(size, list) and len(size) > 0 and size[0] is BATCH
     if comes_first and uses == 1:
         return True
     why = "it makes a constant from the number of images, other than one for each image"

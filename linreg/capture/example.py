@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.inputs import INPUT, Given, Input, Inputs
+from linreg.inputs import INPUT, Given, Input, Inputs, of_torch
 
 Fixed = str | int | Sequence[str | int] | None  # names or places of the inputs that are held fixed
 
@@ -57,6 +57,11 @@ class Arguments:
         return {name: value for name, value in self if name in self.fixed}
 
     @property
+    def held_places(self) -> frozenset[int]:
+        """Where among the arguments those are that are fixed."""
+        return frozenset(place for place, name in enumerate(self.names) if name in self.fixed)
+
+    @property
     def first(self) -> Tensor:
         """The first of the data: of the dtype, on the device and of as many images as all of it."""
         return next(iter(self.data.values()))
@@ -90,6 +95,12 @@ class Arguments:
         pairs = zip(self, other.values, strict=True)
         return replace(self, values=tuple(a if name in self.shared else mixed(a, b) for (name, a), b in pairs))
 
+    def at_least_two(self) -> Arguments:
+        """At least two images: a batch of one could be taken for a constant, or dropped by squeeze()."""
+        if len(self) > 1:
+            return self
+        return self.mapped(lambda x: torch.cat([x, x / 2]), fixed=lambda value: torch.cat([value, value]))
+
     def sharing_all(self) -> Arguments:
         """With all that is fixed the same for all images."""
         return replace(self, shared=self.fixed)
@@ -97,7 +108,8 @@ class Arguments:
     def shapes(self, model: nn.Module, batch: Any) -> Any:
         """torch.export's `dynamic_shapes`: dimension 0 of what belongs to each image is `batch`."""
         if self.alone:
-            return ({0: batch},)
+            (parameter, *_) = inspect.signature(model.forward).parameters.values()
+            return (({0: batch},),) if parameter.kind is parameter.VAR_POSITIONAL else ({0: batch},)
         of = {id(value): None if name in self.shared else {0: batch} for name, value in self}
         keywords = dict(self) if self.keywords else {}
         taken = inspect.signature(model.forward).bind(*(() if self.keywords else self.values), **keywords)
@@ -134,7 +146,7 @@ def arguments(model: nn.Module, example: Any, fixed: Fixed = None) -> Arguments:
     held = _held(fixed, names)
     if len(held) == len(names):
         raise LinregError(f"all inputs are fixed, {_listed(names)}: one at least must be data, which is explained")
-    given = tuple(keywords.values()) if keywords else order
+    given = tuple(of_torch(value) for value in (tuple(keywords.values()) if keywords else order))
     if alone:
         return Arguments(names, given, alone=True)
     values = (v.detach().clone() if name in held else v for name, v in zip(names, given, strict=True))

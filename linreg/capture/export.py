@@ -4,40 +4,57 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from linreg.capture.example import Arguments
+from linreg.capture.fixed_values import Given, ValuesTaken, Written
 from linreg.capture.place import Place, place_of_error
+from linreg.capture.private import restored
 from linreg.errors import LinregError
 from linreg.operators.reasons import CONTROL, Reason
+from linreg.operators.written_out import WRITTEN_OUT
 
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and then each of its modules in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+TAKEN = "fake tensor in the exported program constant's list"
+# What is in an exporter's message, and what it means.
+SIGNS = {
+    TAKEN: Reason(
+        "it takes values out of what it computes with, by `.data` or the like, where the exporter cannot follow",
+        "write .detach() instead, which is the same here",
+    ),
+    "in output, which is not a known type": Reason(
+        "it returns its tensors in an object of a kind of its own", "return its scores"
+    ),
+    "__obj_flatten__": Reason(
+        "it holds a compiled object, as a quantized layer does", "trace the model that it was made from"
+    ),
+    "numpy": Reason(
+        "it computes with numpy", "its forward must be written with operators of torch alone, without numpy"
+    ),
+}
 
 
 def run(model: nn.Module, example: Arguments) -> Any:
-    """The model's result on a copy of the example, with copies of its buffers: it may write to either."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    """The model's result on a copy of the example, with copies of its buffers: it may write to either.
+
+    What it draws at random leaves the global generators where they were.
+    """
+
+    def once() -> Any:
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return torch.func.functional_call(model, buffers, example.args, example.kwargs)
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the model's own, which its user knows
-            return torch.func.functional_call(model, buffers, example.args, example.kwargs)
+            return _undrawn(once, example.first)
     except Exception as error:
         first = str(error).strip().partition("\n")[0].rstrip(".:")
         shapes = ", ".join(str(tuple(value.shape)) for value in example.values)
@@ -59,31 +76,88 @@ def _takes(model: nn.Module, example: Arguments) -> bool:
     return False
 
 
-def export(model: nn.Module, example: Arguments) -> tuple[Arguments, ExportedProgram, bool]:
-    """The example in use, the model as a program of functional ATen calls, and whether it takes any batch size.
+class NotExported(LinregError):
+    """torch.export cannot capture the model, of which that is the place; `telling` says that the line is known."""
 
-    A batch of one could be taken for a constant, or dropped by squeeze(), so there are at least two inputs in use,
-    unless the model fixes its batch size.
+    def __init__(self, error: Exception, place: Place) -> None:
+        why = f"torch.export cannot capture this model: {not_exported(error)}"
+        super().__init__("\n".join([why, *place.lines]))
+        self.telling = bool(place.source)
+
+
+def export(model: nn.Module, example: Arguments, open_batch: bool) -> ExportedProgram:
+    """The model as a program of functional ATen calls, for any number of images or for that of the example.
+
+    A choice by what is fixed stops the exporter as one by the data does: then it is run again with the answers. Raises
+    NotExported.
     """
-    two = example
-    if len(example) == 1:
-        two = example.mapped(lambda x: torch.cat([x, x / 2]), fixed=lambda value: torch.cat([value, value]))
-    # For any number of images; with what is fixed the same for all of them, if it only looked as if it were not; then
-    # for the number of the example.
-    attempts = [(two, True), *[(two.sharing_all(), True)] * (example.shared != example.fixed), (example, False)]
-    failures: list[tuple[Exception, Place]] = []
-    for inputs, dynamic in attempts:
-        shapes = inputs.shapes(model, Dim("batch")) if dynamic else None
+    try:
+        return _export(model, example, open_batch)
+    except Exception as error:
+        first = error
+    try:
+        if "data-dependent" in str(first).lower():
+            args, kwargs = example.args, example.kwargs
+            with Written(*args, *kwargs.values()) as written:
+                model(*args, **kwargs)
+            if any(fixed for _, fixed, _ in written.reads):
+                with Given(written.reads):
+                    return _export(model, example, open_batch)
+    except Exception as error:
+        first = error
+    raise NotExported(first, _place(first, model, example)) from first
+
+
+def _place(error: Exception, model: nn.Module, example: Arguments) -> Place:
+    """Where in the model an exporter's error arises; it finds what was taken as `.data` only when all is done."""
+    if TAKEN in str(error):
         try:
-            with silence():
-                program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False)
-                return inputs, program.run_decompositions({}), dynamic
-        except Exception as error:
-            failures.append((error, place_of_error(error, model)))
-    # The batch size is no matter of the second; the first may still be the one that knows the line.
-    telling, place = max(reversed(failures), key=lambda failure: bool(failure[1].source))
-    why = f"torch.export cannot capture this model: {not_exported(telling)}"
-    raise LinregError("\n".join([why, *place.lines])) from telling
+            with ValuesTaken():
+                model(*example.args, **example.kwargs)
+        except Exception as taken:
+            return place_of_error(taken, model)
+    return place_of_error(error, model)
+
+
+def _export(model: nn.Module, example: Arguments, open_batch: bool) -> ExportedProgram:
+    shapes = example.shapes(model, Dim("batch")) if open_batch else None
+    with silence(), restored(model):  # an export that fails leaves what it registered
+        program = torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False)
+        return program.run_decompositions(WRITTEN_OUT)
+
+
+def _undrawn(once: Callable[[], Any], example: Tensor) -> Any:
+    """What a run gives, the generators where they were: if they have moved, by this run or another thread's doing."""
+    before = _states(example)
+    result = once()
+    if all(map(torch.equal, before, _states(example))):
+        return result
+    with _Drawing() as drawing:
+        result = once()
+    if drawing.has_drawn:
+        torch.set_rng_state(before[0])
+        if example.is_cuda:
+            torch.cuda.set_rng_state(before[1], example.device)
+    return result
+
+
+def _states(example: Tensor) -> list[Tensor]:
+    own = [torch.cuda.get_rng_state(example.device)] if example.is_cuda else []
+    return [torch.get_rng_state(), *own]
+
+
+class _Drawing(TorchDispatchMode):
+    """What draws at random leaves the global generators where they were, and other threads' draws alone."""
+
+    has_drawn = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs or {})
+        self.has_drawn = True
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices):
+            return func(*args, **kwargs or {})
 
 
 @contextmanager
@@ -107,4 +181,8 @@ def not_exported(error: Exception) -> str:
     name, first = type(error).__name__, str(error).strip().partition("\n")[0].rstrip(".:")
     if "data-dependent" in str(error).lower():
         return str(CONTROL)
-    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone, without numpy"))
+    known = next((reason for sign, reason in SIGNS.items() if sign in str(error)), None)
+    if known:
+        return str(known)
+    first = first.partition(". ")[0]  # what follows is advice to those who write exporters
+    return str(Reason(f"{name}: {first}", "its forward must be written with operators of torch alone"))

@@ -10,14 +10,14 @@ from torch.utils import _pytree as pytree
 from linreg.errors import LinregError
 from linreg.numerals import whole_number
 
-SCORES = "wrap it in a module that returns its scores"
+SCORES = "return its scores: wrap it in a module whose forward does"
 
 
-def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
+def pick(result: Any, output: str | int | None, alone: bool = False) -> tuple[Tensor, int]:
     """The chosen tensor of a model's result, and its place among all of them.
 
     Raises LinregError where there are several and none is chosen, where the choice does not exist, and where what is
-    chosen is not a floating-point tensor with the batch first.
+    chosen is not a floating-point tensor with the batch first; of one image `alone`, squeeze() may have taken it off.
     """
     paths, _ = pytree.tree_flatten_with_path(result)
     names = [_name(path) for path, _ in paths]
@@ -38,8 +38,8 @@ def pick(result: Any, output: str | int | None) -> tuple[Tensor, int]:
         raise LinregError(f"the model has no output {output!r}: {choice}{modules}")
     value = paths[place][1]
     if not isinstance(value, Tensor):
-        raise LinregError(f"the model's output must be a tensor, not {type(value).__name__}: {SCORES}")
-    if not value.is_floating_point() or value.dim() == 0 or value.numel() == 0:
+        raise _not_a_tensor(value)
+    if not value.is_floating_point() or (value.dim() == 0 and not alone) or value.numel() == 0:
         came = f"{value.dtype} of shape {tuple(value.shape)}"
         raise LinregError(f"the model's output must be a floating-point tensor (N, …), not {came}")
     return value, place
@@ -57,6 +57,28 @@ def _by_position(result: Any, output: str | int) -> int | None:
         return None
     before = sum(len(pytree.tree_leaves(each)) for each in result[:position])
     return before if isinstance(result[position], Tensor) else None
+
+
+def check_kind(result: Any) -> None:
+    """Raise LinregError where a result holds its tensors in an object of a kind that torch.export does not know."""
+    for leaf in pytree.tree_leaves(result):
+        if not isinstance(leaf, Tensor) and _such_as(leaf):
+            raise LinregError(
+                f"the model's output must be a tensor, not {type(leaf).__name__}: {SCORES}{_such_as(leaf)}"
+            )
+
+
+def _not_a_tensor(value: Any) -> LinregError:
+    return LinregError(f"the model's output must be a tensor, not {type(value).__name__}: {SCORES}{_such_as(value)}")
+
+
+def _such_as(value: Any) -> str:
+    """The first tensor that an object holds, as one would write it."""
+    attributes = value.items() if isinstance(value, dict) else getattr(value, "__dict__", {}).items()
+    held = [name for name, attribute in attributes if isinstance(attribute, Tensor)]
+    if not held:
+        return ""
+    return f" (here `model(x)[{held[0]!r}]`)" if isinstance(value, dict) else f" (here `model(x).{held[0]}`)"
 
 
 def _name(path: tuple[Any, ...]) -> str:

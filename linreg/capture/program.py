@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +20,17 @@ ALIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "fill", "zero", "
 TYPED = ("new_zeros", "new_ones", "new_full", "new_empty")
 
 
+class Batch(Enum):
+    """What an exported program knows of the batch."""
+
+    OPEN = auto()  # it takes any number of images
+    ONE = auto()  # it was exported at one image, and the graph applies it to each
+    FIXED = auto()  # it takes as many images as the example holds
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What is to be translated: the exported program, the place of the chosen output, whether the batch is free.
+    """What is to be translated: the exported program, the place of the chosen output, what it knows of the batch.
 
     `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused. `fixed`
     are the places of the inputs that are held fixed.
@@ -29,7 +38,7 @@ class Program:
 
     exported: ExportedProgram
     place: int
-    dynamic: bool
+    batch: Batch
     pieces: int | None = None
     fixed: frozenset[int] = frozenset()
 

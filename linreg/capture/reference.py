@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
-from linreg.capture.program import Program
+from linreg.capture.program import Batch, Program
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
 
@@ -36,6 +36,13 @@ class Reference(fx.Interpreter):
         with torch.no_grad():
             results = self.run(*given, enable_io_processing=False)
         return results[returned.index(self.program.result.name)]
+
+    def of_batch(self, *inputs: Tensor) -> Tensor:
+        """The same for any number of images: a program of one is run on each."""
+        if self.program.batch is not Batch.ONE:
+            return self(*inputs)
+        (x,) = inputs
+        return torch.stack([self(image) for image in x.split(1)])
 
     def values(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What each call gives there, by its name."""

@@ -45,6 +45,10 @@ class Refused(LinregError):
         self.arranges = arranges
 
 
+class Arranged(LinregError):
+    """A call is refused for how it arranges its values: as one image has them, it may be taken."""
+
+
 def refused_step(call: fx.Node, values: Mapping[fx.Node, Any]) -> Refused:
     """The refusal of a step where only data will do: it names the comparison that the step comes from."""
     while True:
@@ -73,9 +77,10 @@ class Refusals:
         served = self._served(call) if refused.arranges else None
         if served is not None:
             call, refused = served, Refused(REASONS[operator_name(served.target)])
-        return self._worded(call, str(refused), refused.operands)
+        kind = Arranged if refused.arranges else LinregError
+        return kind(self._worded(call, str(refused), refused.operands))
 
-    def _worded(self, call: fx.Node, why: str, operands: Call | None) -> LinregError:
+    def _worded(self, call: fx.Node, why: str, operands: Call | None) -> str:
         name, place, call = self._name(call), place_of_call(call), whole(call)
         others = self._others(call)
         if why == str(SMOOTH) and not set(UNITS).issuperset(others):
@@ -83,7 +88,7 @@ class Refusals:
         why += self._logits(call)
         target = str(call.target).rpartition(".")[0] or call.target
         first = f"cannot take node '{name}', {target}{_shapes(operands)}: {why}"
-        return LinregError("\n".join([first, *place.lines, *_listed(others)]))
+        return "\n".join([first, *place.lines, *_listed(others)])
 
     def _logits(self, call: fx.Node) -> str:
         """Where a network ends in a softmax or a sigmoid: how to explain what comes into it, if a module gives that."""

@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from linreg.capture.refuse import Refused
 from linreg.operators.base import Shape
-from linreg.operators.structure import RESHAPES
+from linreg.operators.structure import PIECES, RESHAPES
 from linreg.operators.table import BATCH, Call
 
 # Calls that take sizes, and the argument that holds them.
@@ -23,6 +23,9 @@ SIZED = {
     **dict.fromkeys(("expand", "view", "_unsafe_view", "zeros", "ones", "full", "empty"), "size"),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "affine_grid_generator"), "size"),
 }
+
+
+PLACED = (*PIECES, "slice_scatter", "select_scatter", "index_select", "repeat_interleave")  # they take places along it
 
 
 @dataclass(frozen=True)
@@ -89,4 +92,4 @@ def check_sizes(call: Call) -> None:
     sized = call.name in RESHAPES or call.name in SIZED
     if any(isinstance(leaf, torch.SymInt) or (leaf is BATCH and not sized) for leaf in call.leaves):
         why = "it computes with the number of images, which the graph leaves open"
-        raise Refused(why, call, arranges=True)
+        raise Refused(why, call, arranges=sized or call.name in PLACED)

@@ -1,36 +1,36 @@
-"""From an unmodified model to its operator graph: export, translate, fuse, and compare with the model."""
+"""`trace`: what is asked of a model and an example, before the network is captured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from linreg.approximation import Approximation, apart
-from linreg.capture.agreement import close, compare, compare_batch, other_batches
+from linreg.capture.attempts import Attempts
 from linreg.capture.ending import ended
 from linreg.capture.example import Arguments, Fixed, arguments
-from linreg.capture.export import evaluation, export, run
-from linreg.capture.fuse import fuse_batch_norm
+from linreg.capture.export import run
 from linreg.capture.outputs import pick
-from linreg.capture.program import Program
-from linreg.capture.reference import Reference
+from linreg.capture.private import plain_model, private
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given, check_fixed
 from linreg.numerals import whole_number
-from linreg.surroundings import ordinary, plain
+from linreg.surroundings import plain
 
 PIECES = 32  # of each interpolant, unless said otherwise
 
 WRAPPERS: dict[type, str] = {
-    torch.jit.ScriptModule: "trace the module that it was made from",
+    torch.jit.ScriptModule: (
+        "its forward is compiled: trace the module that it was made from, with load_state_dict(scripted.state_dict())"
+    ),
     nn.DataParallel: "trace its own .module",
 }
+
+
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 
 
 @plain()
@@ -87,45 +87,13 @@ def trace(
     >>> lin.output, lin.weight()
     (tensor([[12.]]), {'left': tensor([[0., 4.]]), 'right': tensor([[ 0., -4.]])})
     """
+    model = plain_model(model)
     given = check(model, example, fixed)
     check_pieces(nonlinear, pieces)
-    return _taken(model, given, (fuse, output, pieces if nonlinear else None))
-
-
-def _taken(model: nn.Module, given: Arguments, options: tuple[bool, str | int | None, int | None]) -> OperatorGraph:
-    """As it looks, or with all that is fixed one for all images: by its size alone it may look each image's own."""
-    try:
-        return _traced(model, given, *options)
-    except LinregError:
-        if given.shared != given.fixed:
-            with suppress(LinregError):
-                return _traced(model, given.sharing_all(), *options)
-        raise
-
-
-def _traced(
-    model: nn.Module, given: Arguments, fuse: bool, output: str | int | None, pieces: int | None
-) -> OperatorGraph:
-    """The steps of `trace`, on arguments that were looked at."""
-    from linreg.capture.translate import translate  # and with it torch's symbolic shapes, which are slow to import
-
-    model = ordinary(model)
-    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, given), output) as output:
-        run(model, given)  # first: why a model fails is not for the exporter to say
-        used, exported, dynamic = export(model, given)
-        others = other_batches(model, used) if dynamic else []
-        expected, place = pick(run(model, used), output)
-        held = frozenset(place for place, name in enumerate(used.names) if name in used.fixed)
-        program = Program(exported, place, dynamic, pieces, held)
-        graph, origins = translate(program, used)
-    if fuse:
-        graph = fuse_batch_norm(graph)
-    _verify(graph, program, origins, used, expected, ((batch, pick(value, output)[0]) for batch, value in others))
-    interpolants = graph.approximation.interpolants
-    if not interpolants:
-        return graph
-    values, images = graph(used.given), len(given)
-    return replace(graph, approximation=apart(interpolants, values[:images], expected[:images]))
+    with private(model) as own:
+        given = given.mapped(lambda value: value.detach().clone())
+        with ended(own, lambda: run(own, given), output) as chosen:
+            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse).graph()
 
 
 @plain()
@@ -146,9 +114,10 @@ def measure(graph: OperatorGraph, model: nn.Module, x: Given, *, output: str | i
     image 0: the output is 0.00594 off at most, 7.8e-03 of its scale 0.7616
     """
     value = graph(x)
-    given = arguments(model, x, tuple(entry.name for entry in graph.inputs.fixed))
-    with evaluation(model), torch.no_grad(), ended(model, lambda: run(model, given), output) as output:
-        return apart(graph.approximation.interpolants, value, pick(run(model, given), output)[0])
+    model = plain_model(model)
+    given = arguments(model, x, tuple(entry.name for entry in graph.inputs.fixed) or None)
+    with private(model) as own, ended(own, lambda: run(own, given), output) as chosen:
+        return apart(graph.approximation.interpolants, value, pick(run(own, given), chosen)[0])
 
 
 def check_pieces(nonlinear: str | None, pieces: int) -> None:
@@ -173,6 +142,8 @@ def check(model: nn.Module, example: Given, fixed: Fixed = None) -> Arguments:
     for name, value in given.data.items():
         _check_example(value, "" if given.alone else name)
         _check_weights(model, value)
+        if value.is_meta:
+            raise LinregError("the example is on the device meta, which holds no values: give one with values")
         if value.shape[0] == 0 or not value.isfinite().all():
             raise LinregError("the example must hold at least one input, and finite numbers only")
     for name, value in given.data.items():
@@ -188,8 +159,12 @@ def check(model: nn.Module, example: Given, fixed: Fixed = None) -> Arguments:
 
 def _check_module(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise LinregError(f"trace needs a torch.nn.Module, not {type(model).__name__}")
+        advice = ": give program.module()" if isinstance(model, ExportedProgram) else ""
+        raise LinregError(f"trace needs a torch.nn.Module, not {type(model).__name__}{advice}")
     for path, module in model.named_modules():
+        if type(module).__module__.startswith(QUANTIZED):
+            why = f"module '{path}' is quantized, and computes with integers: trace the model that it was made from"
+            raise LinregError(why)
         for wrapper, advice in WRAPPERS.items():
             if isinstance(module, wrapper):
                 named = f"module '{path}'" if path else "the model"
@@ -213,38 +188,20 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise LinregError(f"the model's '{name}' is not initialised yet: run the model once, model(example)")
+        if tensor.layout is not torch.strided:
+            raise LinregError(f"the model's '{name}' is stored as a sparse tensor: keep it dense, with .to_dense()")
         if not tensor.is_floating_point():
             continue
         if tensor.dtype != example.dtype or tensor.device != example.device:
+            empty = "; on meta there are no values: load them with load_state_dict(…, assign=True)" * tensor.is_meta
             raise LinregError(
                 f"the example is {example.dtype} on {example.device}, but the model's '{name}' is {tensor.dtype} on "
-                f"{tensor.device}: bring both to one dtype and device with .to(…)"
+                f"{tensor.device}: bring both to one dtype and device with .to(…){empty}"
+            )
+        if tensor.is_meta:
+            raise LinregError(
+                f"the model's '{name}' is on the device meta, which holds no values: load them with "
+                "load_state_dict(…, assign=True), and give an example with values"
             )
         if not tensor.detach().isfinite().all():
             raise LinregError(f"the model's '{name}' holds NaN or infinite values: it has no linear region to look at")
-
-
-def _verify(
-    graph: OperatorGraph,
-    program: Program,
-    origins: dict[str, str],
-    example: Arguments,
-    expected: Tensor,
-    others: Iterable[tuple[Arguments, Tensor]],
-) -> None:
-    """Raise LinregError unless the graph gives what the model gives: `expected`, and the values beside other batches.
-
-    A graph with interpolants must give what the program gives with these in place of its calls, and the program itself
-    what the model gives.
-    """
-    interpolants = graph.approximation.interpolants
-    exact = Reference(program, {})
-    reference = Reference(program, {origins[name]: interpolant for name, interpolant in interpolants.items()})
-    compare(graph, reference(*example.values) if interpolants else expected, example, reference, origins)
-    if interpolants and not close(exact(*example.values), expected):
-        raise LinregError("the exported program does not reproduce the model's output: please report this network")
-    for batch, value in others:
-        if interpolants:
-            compare_batch(exact(*batch.values), batch, value)
-            value = reference(*batch.values)
-        compare_batch(graph(batch.given), batch, value)

@@ -17,20 +17,22 @@ from linreg.capture.fuse import pointwise
 from linreg.capture.held import SIZED_BY_FIXED, Held
 from linreg.capture.names import name_calls
 from linreg.capture.place import place_of_call
-from linreg.capture.program import ALIKE, TYPED, Program
+from linreg.capture.program import ALIKE, TYPED, Batch, Program
 from linreg.capture.refuse import Refusals, Refused, refused_step
 from linreg.capture.sizes import Sizes, check_sizes, is_open
 from linreg.errors import LinregError
 from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.inputs import Inputs
-from linreg.operators.base import Shape
+from linreg.operators.base import Operator, Shape
 from linreg.operators.given import Given, converted, is_conditional
 from linreg.operators.part import Part
-from linreg.operators.reasons import CONTROL, CUSTOM, RANDOM, UNKNOWN
+from linreg.operators.reasons import CATEGORY, CONTROL, CUSTOM, RANDOM, UNKNOWN, AcrossImages
 from linreg.operators.refusals import FAMILIES, reason
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
-from linreg.operators.steps import CHOSEN, JUMPS, Step, choice, steps_of
-from linreg.operators.table import IDENTITIES, Built, Call, Data, Known, Rule, operator_name, rule_for
+from linreg.operators.steps import CHOSEN, FINITE, JUMPS, Step, choice, steps_of
+from linreg.operators.table import IDENTITIES, Built, Call, Data, Known, Rule, operator_name, order_of, rule_for
+
+WHOLE = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def translate(program: Program, example: Arguments) -> tuple[OperatorGraph, dict[str, str]]:
@@ -38,7 +40,9 @@ def translate(program: Program, example: Arguments) -> tuple[OperatorGraph, dict
 
     Raises LinregError at the first call that leads to the output and is not piecewise linear in the input.
     """
-    return _Translator(program, example).run()
+    from linreg.capture.one_image import OneImage  # which is a translator itself
+
+    return (OneImage if program.batch is Batch.ONE else Translator)(program, example).run()
 
 
 def _rule_of(target: Any, pieces: int | None) -> Rule | None:
@@ -48,7 +52,7 @@ def _rule_of(target: Any, pieces: int | None) -> Rule | None:
     return rule_for(target)
 
 
-class _Translator:
+class Translator:
     """One pass over the calls that lead to the output; `operands` are a call with the values of its arguments.
 
     `values` says what each call gives: Data (the value of a node), Known (a constant), Given (what fixed inputs
@@ -61,7 +65,8 @@ class _Translator:
         self.program = program
         self.arguments = arguments
         self.example = arguments.first
-        self.fixed = None if program.dynamic else len(arguments)  # the number of images, if it is fixed
+        # The number of images, if it is fixed.
+        self.fixed = len(arguments) if program.batch is Batch.FIXED else None
         self.names = name_calls(program.calls, arguments.inputs.nodes.values())
         self.refusals = Refusals(program, self.names, partial(_rule_of, pieces=program.pieces))
         self.sizes = Sizes.of_input(program.input.meta["val"])
@@ -107,6 +112,9 @@ class _Translator:
         if call.target is operator.getitem:
             return self._item(call)
         operands = self._operands(call)
+        # What is the same for all finite data: as a step it would be refused.
+        if operands.name in FINITE and operands.data:
+            return self._finite(value, operands)
         # What jumps: `x > 0` has no rule and would be refused, `~(x > 0)` has no data and would be evaluated as a
         # constant, and `(x > 0).type_as(x)` would be passed on as it is, in its old dtype.
         if _jumps(operands):
@@ -126,6 +134,8 @@ class _Translator:
         several, index = call.args
         operands = self.values[several]  # type: ignore[index]
         if isinstance(operands, Known):
+            if operands.each:
+                self.sizes.of_one_image(call.meta["val"])
             return replace(operands, value=operands.value[index])  # type: ignore[index]
         if isinstance(operands, Given):
             return replace(operands, output=index)
@@ -133,13 +143,22 @@ class _Translator:
         is_data = bool(operands.data) and value.is_floating_point()  # and not the indices of a pool
         return self._node(call, one) if is_data else self._step(value, one)
 
+    def _finite(self, value: Any, operands: Call) -> Known:
+        """Whether finite data are NaN or infinite: no."""
+        shape = self._zeros(operands.data[0]).shape
+        answer = torch.full(shape, FINITE[operands.name], device=self.example.device)
+        return Known("", answer, each=self.program.batch is Batch.OPEN)
+
     def _step(self, value: Any, operands: Call) -> Step | Call:
         """What a call makes of data by comparing it, or of steps: it may go into one of CHOSEN only."""
         if torch.Tag.nondeterministic_seeded in operands.target.tags:
             raise Refused(RANDOM, operands)
         if not isinstance(value, Tensor):
             return operands
-        return Step(replace(operands, shape=self.sizes.of_one_image(value)))
+        return Step(replace(operands, shape=self._step_shape(value, operands)))
+
+    def _step_shape(self, value: Tensor, operands: Call) -> Shape:
+        return self.sizes.of_one_image(value)
 
     def _given(self, call: fx.Node, operands: Call) -> Given:
         """What fixed inputs alone decide: any operator of torch will do, as each time it is simply called."""
@@ -158,7 +177,7 @@ class _Translator:
                 raise
             return self._given(call, operands)  # a graph with fixed inputs is bound to a number of images
         check_sizes(operands)
-        if each:
+        if each and isinstance(value, Tensor):
             self.sizes.of_one_image(value)  # made once, it must stay one for each image
         constant = fold(operands, each)
         if isinstance(constant, Known) and isinstance(constant.value, Tensor):
@@ -169,18 +188,26 @@ class _Translator:
         """The data that a call gives, and its node. That it has no rule is said before all that is wrong with it."""
         rule = self._rule(call, operands)
         check_sizes(operands)
-        operands = replace(operands, shape=self._shape(call, operands))
+        rule, operands, whole = self._shaped(call, rule, operands)
         passed = _passed(call, operands)
         if passed is not None:
             return passed
         built, inputs = self._built(rule, operands)
-        name, place = self.names[call], place_of_call(call)
+        name = self.names[call]
         if is_conditional(operands):
             self.held.calls[name] = operands
-        reads = tuple(data.name for data in inputs)
-        self.nodes[name] = Node(name, built, reads, operands.shape, place.module, place.source)
         self.origins[name] = call.name
-        return Data(name, operands.shape)
+        return self._add(name, call, built, inputs, Data(name, operands.shape, whole))
+
+    def _add(self, name: str, call: fx.Node, built: Operator, inputs: tuple[Data, ...], data: Data) -> Data:
+        """A node, and the data that it gives."""
+        place, reads = place_of_call(call), tuple(each.name for each in inputs)
+        self.nodes[name] = Node(name, built, reads, data.shape, place.module, place.source)
+        return data
+
+    def _shaped(self, call: fx.Node, rule: Rule, operands: Call) -> tuple[Rule, Call, bool]:
+        """The rule and the call with its shape, and whether that is all of the program's own shape."""
+        return rule, replace(operands, shape=self._shape(call, operands)), False
 
     def _rule(self, call: fx.Node, operands: Call) -> Rule:
         """The rule for a call; where it acts on steps too, that rule on each region, if it may choose by them."""
@@ -197,6 +224,11 @@ class _Translator:
 
     def _shape(self, call: fx.Node, operands: Call) -> Shape:
         """The shape of a node's value for one image; a try on zeros tells the sizes that the exporter leaves open."""
+        self._check_value(call, operands)
+        return self.sizes.of_one_image(call.meta["val"])
+
+    def _check_value(self, call: fx.Node, operands: Call) -> None:
+        """Learn the open sizes of a value; raises Refused where it is of another dtype than the data."""
         value, dtype = call.meta["val"], self.example.dtype
         if len(operands.data) == 1 and is_open(value):
             if is_conditional(operands):
@@ -204,7 +236,6 @@ class _Translator:
             self.sizes = self.sizes.learn(value, operands.evaluate(self._zeros(operands.data[0])))
         if value.dtype != dtype:
             raise Refused(f"its result is {value.dtype}: keep the data in one dtype, {dtype}")
-        return self.sizes.of_one_image(value)
 
     def _built(self, rule: Rule, operands: Call) -> Built:
         own = {name: node for name, node in self.nodes.items() if name not in self.held.calls}
@@ -213,7 +244,7 @@ class _Translator:
                 return self.held.built(operands)
             return pointwise(*rule(operands), operands, own)
         except LinregError as error:
-            raise Refused(str(error), operands) from error
+            raise Refused(str(error), operands, arranges=isinstance(error, AcrossImages)) from error
         except (TypeError, AttributeError, RuntimeError) as error:
             why = f"its arguments are of a kind that its rule does not know ({error})"
             raise Refused(why, operands) from error
@@ -223,8 +254,9 @@ class _Translator:
         arguments = {name: self._value(argument) for name, argument in _arguments(call).items()}
         name, like = operator_name(call.target), arguments.get("self")
         if name in (*ALIKE, *TYPED) and isinstance(like, Data):
-            arguments["self"] = Known("", self._zeros(like), each=name in ALIKE and self.fixed is None)
-        return Call(call.target, arguments, (), self.example.new_empty(0), images=self.fixed)
+            arguments["self"] = Known("", self._zeros(like), each=name in ALIKE and self.program.batch is Batch.OPEN)
+        like, order = self.example.new_empty(0), order_of(call.target)
+        return Call(call.target, arguments, (), like, images=self.fixed, order=order)
 
     def _value(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):
@@ -242,8 +274,12 @@ class _Translator:
         if isinstance(result, Step):
             raise self.refusals.error(call, refused_step(call, self.values))
         if isinstance(result, Data) and result.name != INPUT:
-            return result.name
+            return self._final(call, result).name
         raise LinregError("the model's output does not depend on its input through any operator: nothing to explain")
+
+    def _final(self, call: fx.Node, result: Data) -> Data:
+        """The data of the output as the graph gives it."""
+        return result
 
     def _graph(self, output: str) -> OperatorGraph:
         """The nodes that lead to the output: a gate that took up several calls leaves theirs without a reader."""
@@ -259,6 +295,7 @@ class _Translator:
         return OperatorGraph(
             nodes, output, shape, *like, self.fixed, approximation=approximation,
             signature=None if self.arguments.alone else inputs, conditions=self.held.conditions(reached),
+            one_by_one=self.program.batch is Batch.ONE,
         )  # fmt: skip
 
 
@@ -284,6 +321,8 @@ def _identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
     data = operands["self"] if operands["self"] is not None else operands["input"]
     if isinstance(data, Known):  # type_as(constant, data)
         return replace(data, value=data.value.to(dtype))
+    if isinstance(value, Tensor) and value.dtype in WHOLE:
+        raise Refused(CATEGORY, operands)
     if isinstance(value, Tensor) and value.dtype != dtype:
         raise Refused(f"it converts the data to {value.dtype}: keep one dtype throughout, {dtype}", operands)
     if operands["train"]:
@@ -294,7 +333,7 @@ def _identity(value: Any, operands: Call, dtype: torch.dtype) -> Any:
 
 def _passed(call: fx.Node, operands: Call) -> Any:
     """What a call passes on as it is, if it does: `x` in `x[:]`, and `y` in `x[:] = y`, where that is all of x."""
-    if operands.name in ("slice", "copy") and operands.data[0].shape == operands.shape:
+    if operands.name in ("slice", "copy", "expand") and operands.data[0].shape == operands.shape:
         return operands.data[0]
     if operands.name == "slice_scatter" and call.args[1].meta["val"].shape == call.meta["val"].shape:  # type: ignore[union-attr]
         return operands["src"]

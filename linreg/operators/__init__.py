@@ -1,6 +1,6 @@
 """Operators: one module for each family, each next to the rules that build it; `sparse`, `stencil`: their matrices."""
 
-from linreg.operators import arithmetic, gates, indexing, linear, pooling, resample, selection, structure
+from linreg.operators import arithmetic, gates, indexing, linear, pooling, resample, scatter, selection, structure
 from linreg.operators.base import Affine, Constant, Diagonal, LinearFunction, Operator, Role
 from linreg.operators.gates import Gate
 from linreg.operators.linear import BatchNorm, Convolution, Linear, SameConvolution, Scale
@@ -50,6 +50,7 @@ __all__ = [
     "resample",
     "rule",
     "rule_for",
+    "scatter",
     "selection",
     "structure",
 ]

@@ -19,8 +19,9 @@ from linreg.operators.base import Operator
 from linreg.operators.pointwise import Pointwise
 from linreg.operators.refusals import FAMILIES
 from linreg.operators.smooth import UNITS, Interpolant, interpolant
-from linreg.operators.steps import Choice
-from linreg.operators.table import IDENTITIES, Call, Data, Rule
+from linreg.operators.steps import FINITE, Choice
+from linreg.operators.table import IDENTITIES, Call, Data, Rule, operator_name
+from linreg.operators.written_out import WRITTEN_OUT
 
 COMMAND = "python -m linreg.operators > tutorials/operators.md"
 PIECES = (8, 32, 128)
@@ -42,6 +43,10 @@ def catalogue() -> str:
         "## Passed over",
         "These leave their data as they are, dropout in eval mode; behind `detach` the dependence on the input is kept"
         f": {_code(sorted(IDENTITIES))}.",
+        "## Written out",
+        "These are written as several of the calls above, where they are piecewise linear: norms of p = 1 and ∞, and "
+        f"recurrences of ReLU. {_code(sorted(operator_name(target) for target in WRITTEN_OUT))}. A graph's data are "
+        f"finite, so that of these the answer is known: {_code(FINITE)}.",
         "## What each operator is",
         operators(),
         "## Interpolated",

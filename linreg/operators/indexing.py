@@ -80,8 +80,7 @@ def _write(call: Call) -> Built:
     keeps_images(call, *dims)
     _fixed_index(call, "index")
     if call["end"] is not None:  # the exporter's "to the end" is the largest integer, which overflows under vmap
-        size = call.shape[call["dim"] % (len(call.shape) + 1) - 1]
-        call = replace(call, arguments=call.arguments | {"end": min(call["end"], size)})
+        call = replace(call, arguments=call.arguments | {"end": min(call["end"], max(call.shape, default=1))})
     terms = (name for name in ("self", "src", "source", "value") if name in call.arguments)
     return _once(call, copied(call, "write", *terms))
 
@@ -103,7 +102,8 @@ def _once(call: Call, built: Built) -> Built:
 
 def _is_mask(index: Any, call: Call) -> bool:
     """Whether an index says of each element of x, in all dimensions, whether it is meant."""
-    return isinstance(index, Known) and index.value.dtype == torch.bool and index.value.dim() == len(call.shape) + 1
+    rank = len(call.shape) + call.leading
+    return isinstance(index, Known) and index.value.dtype == torch.bool and index.value.dim() == rank
 
 
 @rule("index_put")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from linreg.operators.base import Operator, Role, Shape
 from linreg.operators.reach import Follows, Placed, Reach, adaptive, identity, sliding, whole
+from linreg.operators.reasons import AcrossImages
 from linreg.operators.resample import Separable
 from linreg.operators.selection import Selection
 from linreg.operators.table import Built, Call, rule
@@ -167,7 +168,10 @@ def _adaptive_avg_pool(call: Call) -> Built:
 def _whole(call: Call, mean: bool) -> dict[int, Windows]:
     """One window over all of each dimension that is summed over."""
     shape, windows = call.one_data("self").shape, {}
-    for d in {d % (len(shape) + 1) - 1 for d in call["dim"]}:
+    rank = len(shape) + call.leading
+    for d in {d % rank - call.leading for d in call["dim"] or range(rank)}:
+        if d < 0:
+            raise AcrossImages("it sums over the batch dimension: the images are not kept apart")
         ends = np.array([shape[d]])
         windows[d] = Windows(shape[d], 0 * ends, ends, 1 / ends if mean else np.ones(1), partial(whole, shape[d]))
     return windows

@@ -18,7 +18,7 @@ from linreg.operators.arithmetic import Total, weighted
 from linreg.operators.base import Constant, LinearFunction, Role, Shape
 from linreg.operators.linear import Linear, Scale
 from linreg.operators.reach import Follows, Placed, identity
-from linreg.operators.reasons import PRODUCT
+from linreg.operators.reasons import PRODUCT, AcrossImages
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import Array, contraction, of_image, positions, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule
@@ -97,17 +97,25 @@ def _contract(equation: str, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _contraction(
-    x: Data, weight: Tensor, letters: tuple[str, str, str], function: Callable[[Tensor], Tensor] | None = None
+    call: Call,
+    x: Data,
+    weight: Tensor,
+    letters: tuple[str, str, str],
+    function: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Contraction, tuple[Data]]:
     """The contraction of x, (N, …), with a weight: the letters are those of einsum, the batch first in x and z."""
     own, fixed, result = letters
+    if call.lifted:
+        n = next(c for c in ascii_letters if c not in own + fixed + result)
+        own, result = n + own, n + result
     n = own[0]
     if result[:1] != n or n in own[1:]:
-        raise LinregError("it sums over the batch dimension: the images are not kept apart (write it as x @ W)")
+        raise AcrossImages("it sums over the batch dimension: the images are not kept apart (write it as x @ W)")
     if n in fixed:
         weight, fixed = weight.movedim(fixed.index(n), 0), fixed.replace(n, "")
     rest = (own[1:], fixed, result[1:])
-    function = function or partial(_contract, _equation(rest, weight), weight)
+    if function is None or call.lifted:
+        function = partial(_contract, _equation(rest, weight), weight)
     return Contraction(function, (x.shape,), weight=weight, letters=rest), (x,)
 
 
@@ -116,7 +124,8 @@ def _operands(call: Call, *names: str) -> tuple[Data, Tensor, list[int]]:
     x, fixed = sorted((call[name] for name in names), key=lambda argument: not isinstance(argument, Data))
     if not isinstance(x, Data) or isinstance(fixed, Data):
         raise LinregError(str(PRODUCT))
-    ranks = [len(a.shape) + 1 if isinstance(a, Data) else a.value.dim() for a in (call[name] for name in names)]
+    arguments = (call[name] for name in names)
+    ranks = [len(a.shape) + call.leading if isinstance(a, Data) else a.value.dim() for a in arguments]
     return x, call.tensor(fixed), ranks
 
 
@@ -128,11 +137,11 @@ def _product(call: Call, first: str, second: str, alpha: float | None = None) ->
     right = batch[len(batch) - max(columns - 2, 0) :] + "k" + "m" * (columns > 1)
     result = batch + "i" * (rows > 1) + "m" * (columns > 1)
     own, other = (left, right) if isinstance(call[first], Data) else (right, left)
-    if own[0] != result[:1]:
-        raise LinregError("it sums over the batch dimension: multiply from the right, x @ W")
+    if own[0] != result[:1] and not call.lifted:
+        raise AcrossImages("it sums over the batch dimension: multiply from the right, x @ W")
     if alpha is None:
-        return _contraction(x, fixed, (own, other, result), call.evaluate)
-    return _contraction(x, fixed * alpha, (own, other, result))
+        return _contraction(call, x, fixed, (own, other, result), call.evaluate)
+    return _contraction(call, x, fixed * alpha, (own, other, result))
 
 
 FACTORS = {"mv": "vec", "mm": "mat2", "bmm": "mat2", "matmul": "other"}
@@ -159,7 +168,7 @@ def _plus_product(call: Call) -> Built:
     bias = Constant("bias", summand.value * beta, summand.name)
     if call.name == "addmm" and summand.value.numel() in (1, *call.shape) and isinstance(call["mat1"], Data):
         bias = replace(bias, value=bias.value.flatten().expand(call.shape))
-        return Linear(product.weight.t(), (bias,)), (x,)
+        return Linear(product.weight.t(), (bias,), prod(x.shape[:-1])), (x,)
     return replace(product, constants=(bias,)), (x,)
 
 
@@ -171,12 +180,12 @@ def _einsum(call: Call) -> Built:
     if len(call.data) > 1:
         raise LinregError(str(PRODUCT))
     x: Data = operands[place]
-    ranks = [len(x.shape) + 1 if i == place else operand.value.dim() for i, operand in enumerate(operands)]
+    ranks = [len(x.shape) + call.leading if i == place else operand.value.dim() for i, operand in enumerate(operands)]
     terms, result = _terms(call["equation"], ranks)
     own, fixed = terms.pop(place), [call.tensor(operand) for i, operand in enumerate(operands) if i != place]
     letters = "".join(c for c in dict.fromkeys("".join(terms)) if c in own + result)
     weight = torch.einsum(f"{','.join(terms)}->{letters}", *fixed) if fixed else call.like.new_ones(())
-    return _contraction(x, weight, (own, letters, result))
+    return _contraction(call, x, weight, (own, letters, result))
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
@@ -203,7 +212,7 @@ def _tensordot(call: Call) -> Built:
         second[j] = first[i]
     result = "".join(c for c in first + second if (c in first) != (c in second))
     own, other = (first, second) if isinstance(call["self"], Data) else (second, first)
-    return _contraction(x, fixed, ("".join(own), "".join(other), result))
+    return _contraction(call, x, fixed, ("".join(own), "".join(other), result))
 
 
 @rule("linalg_vecdot")
@@ -211,5 +220,5 @@ def _vecdot(call: Call) -> Built:
     """Σ x w along one dimension; the others broadcast."""
     x, fixed, ranks = _operands(call, "x", "y")
     letters = ascii_letters[: max(ranks)]
-    own, other = (letters[max(ranks) - rank :] for rank in (len(x.shape) + 1, fixed.dim()))
-    return _contraction(x, fixed, (own, other, letters.replace(letters[call["dim"]], "")))
+    own, other = (letters[max(ranks) - rank :] for rank in (len(x.shape) + call.leading, fixed.dim()))
+    return _contraction(call, x, fixed, (own, other, letters.replace(letters[call["dim"]], "")))

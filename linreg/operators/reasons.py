@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from linreg.errors import LinregError
+
 
 class Reason(NamedTuple):
     """Why a call is refused, and what can be done instead."""
@@ -15,6 +17,14 @@ class Reason(NamedTuple):
         return f"{self.why}; {self.instead}"
 
 
+class AcrossImages(LinregError):
+    """A call acts along the dimension of the images."""
+
+
+CATEGORY = Reason(
+    "it makes whole numbers of its data, such as the number of a category: that is a step",
+    "fix the categorical part: embed it outside, and trace the rest with what the embedding gives as an input",
+)
 SMOOTH = Reason(
     "it is smooth, not piecewise linear: no linear region holds it exactly",
     'use a piecewise-linear unit instead, or interpolate it with trace(…, nonlinear="pwl"), dmbp.explain(…, pieces=64)',
@@ -36,7 +46,8 @@ NORM = Reason(
     "use batch norm with running statistics instead",
 )
 SPREAD = Reason(
-    "it is a norm or a variance of its data, which is not piecewise linear", "use means, sums or maxima instead"
+    "it is a norm by squares, or a variance, of its data, which is not piecewise linear",
+    "use means, sums or maxima instead, or a norm of p = 1 or ∞",
 )
 PRODUCT = Reason(
     "it combines data with data, which is not piecewise linear",
@@ -51,7 +62,9 @@ RECURRENT = Reason(
     "it multiplies data by data, and its units are smooth",
     "write the recurrence as a loop over nn.Linear with piecewise-linear units",
 )
-FUSED = Reason("it is a recurrence in one call", "write it as a loop over nn.Linear with piecewise-linear units")
+FUSED = Reason(
+    "it is a recurrence over packed sequences", "write it as a loop over nn.Linear with piecewise-linear units"
+)
 STEP = Reason(
     "it is a step or a comparison: its slope is 0 and its jumps are no affine function",
     "use a ramp instead (clamp, hardtanh), or a comparison that only chooses (torch.where)",

@@ -41,9 +41,9 @@ FAMILIES: dict[Reason, tuple[str, ...]] = {
     ),
     PRODUCT: ("bilinear", "glu", "prod", "cumprod", "outer", "dot", "addbmm", "linalg_cross"),
     RECURRENT: ("lstm", "gru", "rnn_tanh", "lstm_cell", "gru_cell", "rnn_tanh_cell"),
-    FUSED: ("rnn_relu", "rnn_relu_cell"),
+    FUSED: ("rnn_relu",),
     STEP: (
-        "round", "floor", "ceil", "trunc", "frac", "fmod", "remainder", "floor_divide", "heaviside", "isnan",
+        "round", "floor", "ceil", "trunc", "frac", "fmod", "remainder", "floor_divide", "heaviside",
         "bucketize", "searchsorted", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine",
         "quantize_per_tensor", "quantize_per_channel",
     ),

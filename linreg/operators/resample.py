@@ -15,6 +15,7 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.operators.base import LinearFunction, Shape
 from linreg.operators.reach import Follows, Placed, Reach, half_pixel, identity
+from linreg.operators.reasons import AcrossImages
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, to_numpy
 from linreg.operators.table import Built, Call, Known, rule
@@ -174,9 +175,9 @@ Factor = Callable[[int], csr_array]
 def _along(call: Call, kind: str, factor: Factor, reach: Callable[[csr_array], Reach]) -> Built:
     """`reach` tells of places, given what the `factor` makes for the size of x."""
     x = call.one_data("self")
-    d = call["dim"] % (len(x.shape) + 1) - 1
+    d = call["dim"] % (len(x.shape) + call.leading) - call.leading
     if d < 0:
-        raise LinregError("it runs over the batch dimension: the images are not kept apart")
+        raise AcrossImages("it runs over the batch dimension: the images are not kept apart")
     matrix = partial(factor, x.shape[d])
     reaches = {d: partial(_told, reach, matrix)}
     return Separable(call.evaluate, (x.shape,), kind=kind, factors={d: matrix}, reaches=reaches), (x,)

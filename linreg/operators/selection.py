@@ -20,6 +20,7 @@ from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Shape, sum_to
 from linreg.operators.gates import bounded
 from linreg.operators.reach import Follows, Placed, elementwise, identity, moved
+from linreg.operators.reasons import AcrossImages
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import of_image, positions, selection, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule
@@ -112,7 +113,7 @@ class Ranked(Operator):
         (x,) = inputs
         chosen = self.choose(self._rows(x))
         places = self._rows(torch.arange(prod(self.before), device=x.device).view(1, *self.before))
-        index = places.expand(len(x), *places.shape[1:]).gather(-1, chosen)
+        index = places.expand(x.shape[0], *places.shape[1:]).gather(-1, chosen)
         return Selection(self._back(index), self.before, len(self.before))
 
     def moves(self, *errors: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class Ranked(Operator):
 
     def _back(self, rows: Tensor) -> Tensor:
         """(N, …, k) as the value of the node: k where its axis was."""
-        return rows.movedim(-1, 1 + self.axes[0]).reshape(len(rows), *self.after)
+        return rows.movedim(-1, 1 + self.axes[0]).reshape(rows.shape[0], *self.after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,12 +163,12 @@ class Where(Affine):
         zero = inputs[0].new_zeros(())
         a, b = (dict(zip(self.sides, inputs, strict=True)).get(side, zero) for side in (True, False))
         z = torch.where(self.condition, a, b)
-        return z.expand(len(inputs[0]), *self.shape)
+        return z.expand(inputs[0].shape[0], *self.shape)
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
         zero = grad.new_zeros(())
         parts = (torch.where(self.condition == side, grad, zero) for side in self.sides)
-        return tuple(sum_to(part, (len(grad), *shape)) for part, shape in zip(parts, self.shapes, strict=True))
+        return tuple(sum_to(part, (grad.shape[0], *shape)) for part, shape in zip(parts, self.shapes, strict=True))
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         condition = np.broadcast_to(to_numpy(of_image(self.condition, image, len(self.shape))), self.shape)
@@ -219,10 +220,10 @@ class Extremum(Operator):
 def _ranked(call: Call, kind: str, axes: tuple[int, ...], choose: Callable[[Tensor], Tensor]) -> Built:
     """`axes` count the batch dimension, or from the end."""
     x = call.one_data("self")
-    total = len(x.shape) + 1
-    inner = tuple(sorted(axis % total - 1 for axis in axes)) or tuple(range(len(x.shape)))
+    total = len(x.shape) + call.leading
+    inner = tuple(sorted(axis % total - call.leading for axis in axes)) or tuple(range(len(x.shape)))
     if -1 in inner:
-        raise LinregError("this call chooses among the images of a batch: give it dimensions other than 0")
+        raise AcrossImages("this call chooses among the images of a batch: give it dimensions other than 0")
     return Ranked(choose, inner, x.shape, call.shape, kind), (x,)
 
 
@@ -244,7 +245,7 @@ def _extreme(call: Call) -> Built:
     """Over one dimension, or over several at once."""
     dim = call["dim"] if isinstance(call["dim"], list) else [call["dim"]]
     if not dim:
-        raise LinregError("this call reduces over all dimensions, the images too: name the others in `dim`")
+        raise AcrossImages("this call reduces over all dimensions, the images too: name the others in `dim`")
     largest = call.name.endswith("max")
     return _ranked(call, "max" if largest else "min", tuple(dim), _largest if largest else _smallest)
 
@@ -252,7 +253,7 @@ def _extreme(call: Call) -> Built:
 @rule("aminmax")
 def _aminmax(call: Call) -> Built:
     if call["dim"] is None:
-        raise LinregError("this call reduces over all dimensions, the images too: name another in `dim`")
+        raise AcrossImages("this call reduces over all dimensions, the images too: name another in `dim`")
     kind, choose = (("min", _smallest), ("max", _largest))[call.output or 0]
     return _ranked(call, kind, (call["dim"],), choose)
 
@@ -279,7 +280,8 @@ def _kthvalue(call: Call) -> Built:
 def _median(call: Call) -> Built:
     """The lower of the two in the middle, as torch has it."""
     x = call.one_data("self")
-    return _rank(call, "median", (x.shape[call["dim"] % (len(x.shape) + 1) - 1] - 1) // 2)
+    axis = call["dim"] % (len(x.shape) + call.leading) - call.leading
+    return _rank(call, "median", (x.shape[axis] - 1) // 2)
 
 
 def _rank(call: Call, kind: str, k: int) -> Built:

@@ -20,6 +20,8 @@ from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.table import BATCH, Built, Call, Data, Known, rule_for
 
+# What is asked of data that are finite, and the answer: no step, but a constant.
+FINITE = {"isnan": False, "isinf": False, "isposinf": False, "isneginf": False, "isfinite": True}
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 SIGNS = ("sign", "sgn")
 JUMPS = (*COMPARISONS, *SIGNS)
@@ -79,7 +81,7 @@ def data_of(call: Call) -> tuple[Data, ...]:
 
 def settled(call: Call, values: Mapping[str, Tensor], data: bool = False) -> Call:
     """The call with its steps, and if wanted its data, as the constants that they are on the region of `values`."""
-    images = len(next(iter(values.values())))
+    images = next(iter(values.values())).shape[0]  # not len(…), which fixes it for torch.export
 
     def settle(argument: Any) -> Any:
         if isinstance(argument, Step):
@@ -125,7 +127,7 @@ class Guided(Affine):
         return self.affine.linear(*self._own(inputs))
 
     def adjoint(self, grad: Tensor) -> tuple[Tensor, ...]:
-        return (*self.affine.adjoint(grad), *(grad.new_zeros(len(grad), *shape) for shape in self.guides))
+        return (*self.affine.adjoint(grad), *(grad.new_zeros(grad.shape[0], *shape) for shape in self.guides))
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:
         own = self.affine.sparse(image)

@@ -17,13 +17,14 @@ import torch
 from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
-from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, LinearFunction, Role, Shape
 from linreg.operators.reach import IN_ONE, Follows, Placed, Reach, half_pixel, identity, moved, whole
+from linreg.operators.reasons import AcrossImages
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import Array, selection, to_numpy
-from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, rule
+from linreg.operators.table import BATCH, Built, Call, Data, Known, Zeros, order_of, rule
 
+EXPAND = torch.ops.aten.expand.default
 RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "squeeze_copy")
 MOVES = ("permute", "transpose", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 PIECES = (
@@ -222,9 +223,9 @@ def _zeroed(argument: Any) -> Any:
 
 
 def keeps_images(call: Call, *dims: int) -> None:
-    """Raise LinregError where a call moves elements along dimension 0."""
-    if any(dim % (len(call.data[0].shape) + 1) == 0 for dim in dims):
-        raise LinregError("this call mixes the images of a batch: move dimensions other than 0")
+    """Raise LinregError where a call moves elements along dimension 0, if that is the batch."""
+    if not call.lifted and any(dim % (len(call.data[0].shape) + 1) == 0 for dim in dims):
+        raise AcrossImages("this call mixes the images of a batch: move dimensions other than 0")
 
 
 @rule(*RESHAPES)
@@ -243,7 +244,7 @@ def _expand(call: Call) -> Built:
 def _copy(call: Call) -> Built:
     """What is copied onto a value, in the shape of that one; `copy` itself has no derivative."""
     arguments = {"self": call["src"], "size": [BATCH, *call.shape]}
-    return copied(replace(call, target=torch.ops.aten.expand.default, arguments=arguments), "expand")
+    return copied(replace(call, target=EXPAND, arguments=arguments, order=order_of(EXPAND)), "expand")
 
 
 @rule("repeat_interleave")
@@ -281,7 +282,7 @@ def _unfold(call: Call) -> Built:
 def _concatenate(call: Call) -> Built:
     """[x_1, …, x_K]; fixed parts (a class token) are constants."""
     parts, dim = call["tensors"], (call["dim"] or 0) % (len(call.shape) + 1)
-    if call.name in ("cat", "concat") and dim > 0 and all(isinstance(part, Data) for part in parts):
+    if call.name in ("cat", "concat") and dim > 0 and not call.lifted and all(isinstance(part, Data) for part in parts):
         shapes = tuple(part.shape for part in parts)
         form = partial(Concat, kind="concat", images=call.images, like=call.like, dim=dim)
         return form(call.evaluate, shapes), call.data

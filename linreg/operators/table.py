@@ -21,10 +21,14 @@ from linreg.operators.reasons import PRODUCT
 
 @dataclass(frozen=True)
 class Data:
-    """An argument that depends on the input: the value of node `name`, of `shape` for one image."""
+    """An argument that depends on the input: the value of node `name`, of `shape` for one image.
+
+    In a program of one image, `whole` says that this is all of the program's own shape; else it has a 1 in front.
+    """
 
     name: str
     shape: Shape
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +68,22 @@ Built = tuple[Operator, tuple[Data, ...]]
 FIXED = "its rule takes fixed values where this call has data; keep them fixed, or choose with torch.maximum"
 
 
+Order = tuple[tuple[str, bool], ...]
+
+
+def order_of(target: Any) -> Order:
+    """The arguments of an operator, and whether each is given by its name only."""
+    return tuple((argument.name, argument.kwarg_only) for argument in target._schema.arguments)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of the captured program: an ATen operator and its arguments by name.
 
     `shape` is what it gives for one image, `like` an empty tensor of its dtype and device, `output` the index of the
-    value in use where the operator returns several, `images` the number of images where the program fixes it.
+    value in use where the operator returns several, `images` the number of images where the program fixes it. A
+    `lifted` call is one of a program of one image: it knows of no batch, and is made for each image anew. `order` are
+    the target's arguments, as `order_of` gives them: torch.compile cannot look them up.
     """
 
     target: Any
@@ -78,6 +92,8 @@ class Call:
     like: Tensor
     output: int | None = None
     images: int | None = None
+    lifted: bool = False
+    order: Order = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -92,6 +108,11 @@ class Call:
     def name(self) -> str:
         """The operator's name without namespace and overload."""
         return operator_name(self.target)
+
+    @property
+    def leading(self) -> int:
+        """How many dimensions the call itself counts before those of `shape`: that of the batch, if it knows of it."""
+        return 0 if self.lifted else 1
 
     @property
     def leaves(self) -> list[Any]:
@@ -118,6 +139,17 @@ class Call:
 
     def evaluate(self, *values: Tensor) -> Any:
         """Run the call with `values` in the place of its data; constants of each image are expanded to them all."""
+        if self.lifted and values:
+            return torch.func.vmap(self._at_one_image)(*values)
+        return self._run(*values)
+
+    def _at_one_image(self, *values: Tensor) -> Tensor:
+        """A lifted call, of values without a batch."""
+        whole = (value if data.whole else value[None] for value, data in zip(values, self.data, strict=True))
+        result: Tensor = self._run(*whole)
+        return result.reshape(self.shape)
+
+    def _run(self, *values: Tensor) -> Any:
         remaining = iter(values)
         batch = values[0].shape[0] if values else 1
 
@@ -133,11 +165,21 @@ class Call:
                 return batch
             return [fill(item) for item in argument] if isinstance(argument, list) else argument
 
-        schema = self.target._schema.arguments
-        filled = {a.name: fill(self.arguments[a.name]) for a in schema if a.name in self.arguments}
-        positional = [filled.pop(a.name) for a in schema if not a.kwarg_only and a.name in filled]
-        result = self.target(*positional, **filled)
+        order = self.order or order_of(self.target)
+        filled = {name: fill(self.arguments[name]) for name, _ in order if name in self.arguments}
+        positional = [filled.pop(name) for name, by_name in order if not by_name and name in filled]
+        target = SOUND.get(self.name, self.target) if self.lifted else self.target
+        result = target(*positional, **filled)
         return result if self.output is None else result[self.output]
+
+
+def _select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
+    size = x.shape[dim]
+    return torch.slice_scatter(x, source.unsqueeze(dim), dim, index % size, index % size + 1)
+
+
+# In the place of what PyTorch differentiates wrongly when it is vectorized (torch 2.13: a factor of the size).
+SOUND: dict[str, Callable[..., Tensor]] = {"select_scatter": _select_scatter}
 
 
 def _leaves(argument: Any) -> Any:
@@ -151,7 +193,7 @@ def _leaves(argument: Any) -> Any:
 # Calls that leave their data as they are: no operator. (The dependence on the input is kept behind `detach`.)
 IDENTITIES = {
     "clone", "alias", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "dropout", "_to_copy", "to",
-    "feature_dropout", "alpha_dropout", "native_dropout", "type_as",
+    "feature_dropout", "alpha_dropout", "native_dropout", "type_as", "nan_to_num",
 }  # fmt: skip
 
 Rule = Callable[[Call], Built]

@@ -121,5 +121,15 @@ CASES = {
     "index_fill": Case(lambda x: x.index_fill(1, INDEX, 0.5), PLANE),
     "scatter": Case(lambda x: x.scatter(1, INDEX[1:].expand(x.shape[0], 3), 2 * x[:, :3]), (4,)),
     "scatter a number": Case(lambda x: x.scatter(1, INDEX[1:].expand(x.shape[0], 3), 0.5), (4,)),
+    "scatter_reduce, a mean": Case(
+        lambda x: torch.ones_like(x).scatter_reduce(1, INDEX.expand(x.shape[0], 4), x, "mean", include_self=False), (4,)
+    ),
+    "scatter_reduce, a maximum": Case(
+        lambda x: torch.zeros_like(x).scatter_reduce(1, INDEX.expand(x.shape[0], 4), 2 * x, "amax"), (4,)
+    ),
+    "index_reduce, a minimum": Case(
+        lambda x: torch.ones_like(x).index_reduce(1, INDEX, x, "amin", include_self=False), PLANE
+    ),
+    "index_reduce, a mean": Case(lambda x: torch.ones_like(x).index_reduce(1, INDEX, x, "mean"), PLANE),
     "scatter_add": Case(lambda x: torch.ones_like(x).scatter_add(1, INDEX.expand(x.shape[0], 4), x), (4,)),
 }  # fmt: skip

@@ -1,0 +1,224 @@
+"""The ways in which a network may be captured, in turn: for any batch, image by image, for one batch size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from linreg.approximation import apart
+from linreg.capture.agreement import TOLERANCE, Differs, Uneven, close, compare, compare_batch, other_batches
+from linreg.capture.example import Arguments
+from linreg.capture.export import NotExported, export, run
+from linreg.capture.fuse import fuse_batch_norm
+from linreg.capture.outputs import check_kind, pick
+from linreg.capture.private import watched_hooks
+from linreg.capture.program import Batch, Program
+from linreg.capture.reference import Reference
+from linreg.capture.refuse import Arranged
+from linreg.errors import LinregError
+from linreg.graph import OperatorGraph
+
+Observed = Sequence[tuple[Arguments, Tensor]]  # batches, and what the model gives for each
+SCALES = (-0.1, 10.0, 1000.0)
+AGAIN = (NotExported, Arranged, Uneven)  # refusals that are a matter of the batch, perhaps
+
+
+@dataclass(frozen=True, eq=False)
+class Attempts:
+    """A model in eval mode, which may be run and written to, an example (N, …), and the options of `trace`."""
+
+    model: nn.Module
+    example: Arguments
+    output: str | int | None
+    pieces: int | None
+    fuse: bool
+
+    def graph(self) -> OperatorGraph:
+        """The graph of the first way in which the model can be captured.
+
+        Raises LinregError where there is none: why the first failed, unless it is that torch.export cannot capture the
+        model for any batch; then why it cannot for one, or whichever of the two knows the line.
+        """
+        takes_all = self._run_first()
+        first: LinregError | None = None
+        if takes_all:
+            try:
+                return self._for_any_batch()
+            except LinregError as error:
+                if self.example.shared != self.example.fixed:
+                    with suppress(LinregError):  # what is fixed may look each image's own, by its size alone
+                        return replace(self, example=self.example.sharing_all())._for_any_batch()
+                if not isinstance(error, AGAIN):
+                    raise
+                first = error
+        alone = self._alone(takes_all)
+        if alone:
+            try:
+                return self._image_by_image(alone)
+            except LinregError as error:
+                first = first or error
+        if takes_all and isinstance(first, NotExported):
+            return self._for_one_size(first)
+        raise first or LinregError("the model gives one image something else alone than in a batch")
+
+    def _run_first(self) -> bool:
+        """Whether the model takes the example at once, and not only each image alone.
+
+        Before all else: why a model fails is not for the exporter to say.
+        """
+        with watched_hooks(self.model):
+            try:
+                result = run(self.model, self.example)
+            except LinregError:
+                if len(self.example) == 1:
+                    raise
+                with suppress(LinregError):
+                    run(self.model, self.example.mapped(lambda x: x[:1]))
+                    return False
+                raise
+        check_kind(result)
+        return True
+
+    def _coarse(self) -> LinregError | None:
+        """An error that says so, where the model itself is not what it is in double precision."""
+        example, dtype = self.example, self.example.first.dtype
+        if dtype == torch.float64:
+            return None
+        try:
+            expected, _ = pick(run(self.model, example), self.output, alone=True)
+            exact, _ = pick(run(copy.deepcopy(self.model).double(), example.mapped(_doubled)), self.output, alone=True)
+        except (LinregError, RuntimeError, TypeError):
+            return None
+        if exact.dim() == 0 or close(exact, expected.double(), TOLERANCE[dtype] / 10):
+            return None
+        why = f"{dtype} is too coarse for this network: in it the model itself differs from what it gives in double"
+        return LinregError(f"{why} precision, and so would its graph: trace model.double() with an example.double()")
+
+    def _for_any_batch(self) -> OperatorGraph:
+        example = self.example.at_least_two()
+        exported = export(self.model, example, open_batch=True)
+        others = other_batches(self.model, example)
+        expected, place = pick(run(self.model, example), self.output)
+        observed = [(batch, pick(value, self.output, alone=len(batch) == 1)[0]) for batch, value in others]
+        return self._made(
+            Program(exported, place, Batch.OPEN, self.pieces, example.held_places), [(example, expected), *observed]
+        )
+
+    def _for_one_size(self, before: NotExported) -> OperatorGraph:
+        """The batch size is no matter of this one; the one before may still be the one that knows the line."""
+        try:
+            exported = export(self.model, self.example, open_batch=False)
+        except NotExported as error:
+            telling = before if before.telling and not error.telling else error
+            raise telling from telling.__cause__
+        expected, place = pick(run(self.model, self.example), self.output)
+        program = Program(exported, place, Batch.FIXED, self.pieces, self.example.held_places)
+        return self._made(program, [(self.example, expected)])
+
+    def _alone(self, takes_all: bool) -> Observed:
+        """The first and last image, each with what the model gives for it alone, and both in a batch.
+
+        Nothing where it gives an image something else alone than among others, at any of some scales: a model may use
+        their number as a threshold. Nor where it has several inputs: these are captured in a batch.
+        """
+        if not self.example.alone:
+            return ()
+        images = self.example.at_least_two() if takes_all else self.example
+        observed = self._at(images, takes_all)
+        scaled = (images.mapped(_times(scale)) for scale in SCALES)
+        same = observed and all(self._at(each, takes_all) for each in scaled)
+        return observed if same else ()
+
+    def _at(self, images: Arguments, takes_all: bool) -> Observed:
+        ends = images.mapped(lambda x: x[[0, -1]])
+        each = [ends.mapped(lambda x: x[:1]), ends.mapped(lambda x: x[1:])]
+        try:
+            single = [pick(run(self.model, image), self.output, alone=True)[0] for image in each]
+            batch = self._together(images, single[0]) if takes_all else None
+        except LinregError:
+            return ()
+        first = single[0] if batch is None else batch
+        shape = first.shape[1:] if batch is not None or first.shape[:1] == (1,) else first.shape
+        if any(value.numel() != shape.numel() for value in single):
+            return ()
+        values = torch.cat([value.reshape(1, *shape) for value in single])
+        if batch is not None and values.isfinite().all() and not _agree(batch, images, values):
+            return ()
+        return [*zip(each, values.split(1), strict=True), (ends, values)]
+
+    def _together(self, images: Arguments, first: Tensor) -> Tensor | None:
+        """What the model gives for several images; None where it takes one only, or the first of them."""
+        try:
+            batch, _ = pick(run(self.model, images), self.output)
+        except LinregError:
+            if len(self.example) > 1:
+                raise
+            return None
+        one = len(self.example) == 1 and batch.shape == first.shape and close(batch, first)
+        return None if one else batch
+
+    def _image_by_image(self, observed: Observed) -> OperatorGraph:
+        one = self.example.mapped(lambda x: x[:1])
+        exported = export(self.model, one, open_batch=False)
+        _, place = pick(run(self.model, one), self.output, alone=True)
+        return self._made(Program(exported, place, Batch.ONE, self.pieces), observed)
+
+    def _made(self, program: Program, observed: Observed) -> OperatorGraph:
+        """The graph of a program, which gives what was observed; `translate` brings symbolic shapes, slow to import."""
+        from linreg.capture.translate import translate
+
+        example, expected = observed[0]
+        graph, origins = translate(program, example)
+        if self.fuse:
+            graph = fuse_batch_norm(graph)
+        try:
+            _verify(graph, program, origins, observed)
+        except Differs as error:
+            raise self._coarse() or error from None
+        interpolants = graph.approximation.interpolants
+        if not interpolants:
+            return graph
+        images = len(self.example)
+        if program.batch is Batch.ONE:
+            example, expected = observed[-1]
+            images = len(example)
+        return replace(graph, approximation=apart(interpolants, graph(example.given)[:images], expected[:images]))
+
+
+def _times(scale: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: scale * x
+
+
+def _doubled(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+def _agree(batch: Tensor, images: Arguments, ends: Tensor) -> bool:
+    """Whether a batch's result is one for each image, and these for the first and the last."""
+    return len(batch) == len(images) and close(batch[[0, -1]], ends)
+
+
+def _verify(graph: OperatorGraph, program: Program, origins: dict[str, str], observed: Observed) -> None:
+    """Raise LinregError unless the graph gives what the model was observed to give, on the first batch in each node.
+
+    A graph with interpolants must give what the program gives with these in place of its calls, and the program itself
+    what the model gives.
+    """
+    interpolants = graph.approximation.interpolants
+    exact = Reference(program, {})
+    reference = Reference(program, {origins[name]: interpolant for name, interpolant in interpolants.items()})
+    (example, expected), *others = observed
+    wanted = reference(*example.values).reshape(expected.shape) if interpolants else expected
+    compare(graph, wanted, example, reference, origins)
+    if interpolants and not close(exact(*example.values).reshape(expected.shape), expected):
+        raise LinregError("the exported program does not reproduce the model's output: please report this network")
+    for batch, value in others:
+        if interpolants:
+            compare_batch(exact.of_batch(*batch.values), batch, value)
+            value = reference.of_batch(*batch.values)
+        compare_batch(graph(batch.given), batch, value)

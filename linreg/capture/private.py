@@ -1,0 +1,144 @@
+"""The model to oneself: a copy of it, one thread at a time, so that nothing of capture reaches the user's own."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+LOCK = RLock()  # torch.export changes what all threads share: loggers, stderr, and the module that it is given
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+Hook = Callable[..., Any]
+
+
+@contextmanager
+def private(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy of the model in eval mode, without gradients, autocast or other threads.
+
+    A model that cannot be copied is used itself, and put back as it was: its modes, and what its modules hold.
+    """
+    with LOCK, torch.inference_mode(False), torch.no_grad(), no_autocast():
+        copied = _copy(model)
+        if copied is None:
+            with restored(model):
+                yield model.eval()
+            return
+        for module in copied.modules():
+            module.training = False
+        yield copied
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Without the autocast of the thread: it would put its own conversions into the program."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    held = [torch.get_autocast_dtype(kind) for kind in kinds]
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    try:
+        yield
+    finally:
+        for kind, dtype in zip(kinds, held, strict=True):
+            torch.set_autocast_enabled(kind, True)
+            torch.set_autocast_dtype(kind, dtype)
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """The model within what torch.compile made of it."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    while frames is not None and isinstance(model, frames.OptimizedModule):
+        model = model._orig_mod
+    return model
+
+
+def _copy(model: nn.Module) -> nn.Module | None:
+    """A deep copy, or None where there cannot be one.
+
+    Hooks are not copied but for methods of the model's own modules: they may belong to a trainer with all its data.
+    What autograd holds on to is copied without its history.
+    """
+    memo: dict[int, Any] = {}
+    own = {id(module) for module in model.modules()}
+    for module in model.modules():
+        for hook in (hook for name in (*HOOKS, *BACKWARD) for hook in getattr(module, name).values()):
+            if not (isinstance(hook, MethodType) and id(hook.__self__) in own):
+                memo[id(hook)] = hook
+        for leaf in pytree.tree_leaves([value for name, value in vars(module).items() if name not in HOOKS]):
+            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+                memo[id(leaf)] = leaf.detach().clone()
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception:
+        return None
+    for module in copied.modules():
+        for name in BACKWARD:
+            getattr(module, name).clear()
+        module._compiled_call_impl = None
+        for name, child in module._modules.items():
+            module._modules[name] = None if child is None else plain_model(child)
+        for parameter in module.parameters(recurse=False):
+            parameter.grad = None
+    return copied
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Then each module with the attributes, parameters, buffers, children and hooks that it had."""
+    before = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _shallow(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, dict | list | set) else value
+
+
+@contextmanager
+def watched_hooks(model: nn.Module) -> Iterator[None]:
+    """The model's forward is run within; thereafter it is without those of its hooks that changed nothing.
+
+    So what a user's hook collects are real values: only a hook that gives a value, or writes to one, is captured.
+    """
+    watched: list[tuple[dict[int, Hook], int, _Watched]] = []
+    for module in model.modules():
+        for hooks in (getattr(module, name) for name in HOOKS):
+            for key, hook in hooks.items():
+                hooks[key] = watch = _Watched(hook)
+                watched.append((hooks, key, watch))
+    try:
+        yield
+    finally:
+        for hooks, key, watch in watched:
+            hooks[key] = watch.hook
+    for hooks, key, watch in watched:
+        if not watch.acts:
+            del hooks[key]
+
+
+class _Watched:
+    """A hook, and whether it gave a value or wrote to one."""
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+        self.acts = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        tensors = [leaf for leaf in pytree.tree_leaves(arguments[1:]) if isinstance(leaf, Tensor)]
+        versions = [tensor._version for tensor in tensors]
+        result = self.hook(*arguments)
+        written = versions != [tensor._version for tensor in tensors]
+        self.acts = self.acts or written or result is not None
+        return result
