@@ -34,7 +34,7 @@ def _norm(
     return x.abs().amax(dims, keepdim) if ord == inf else x.abs().amin(dims, keepdim)
 
 
-def _distances(a: Tensor, b: Tensor, p: float, compute_mode: int | None = None) -> Tensor:
+def _distances(a: Tensor, b: Tensor, p: float = 2, compute_mode: int | None = None) -> Tensor:
     """‖a_i − b_j‖ for all pairs of rows."""
     return _norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, [-1])
 
@@ -59,8 +59,7 @@ def _matrix_norm(
     along, across = (dim[0], dim[1]) if abs(ord) == 1 else (dim[1], dim[0])
     sums = x.abs().sum([along], True)
     norm = sums.amax([across], True) if ord > 0 else sums.amin([across], True)
-    kept = [d for d in range(x.dim()) if d not in {each % x.dim() for each in dim}]
-    return norm if keepdim else norm.reshape([norm.shape[d] for d in kept])
+    return norm if keepdim else norm.squeeze(tuple(dim))
 
 
 def _pairs(a: Tensor, b: Tensor, p: float = 2, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
