@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from linreg.capture.example import Arguments
-from linreg.capture.fixed_values import Given, ValuesTaken, Written
+from linreg.capture.fixed_values import Replayed, ValuesTaken, Written
 from linreg.capture.place import Place, place_of_error
 from linreg.capture.private import restored
 from linreg.errors import LinregError
@@ -101,7 +101,7 @@ def export(model: nn.Module, example: Arguments, open_batch: bool) -> ExportedPr
             with Written(*args, *kwargs.values()) as written:
                 model(*args, **kwargs)
             if any(fixed for _, fixed, _ in written.reads):
-                with Given(written.reads):
+                with Replayed(written.reads):
                     return _export(model, example, open_batch)
     except Exception as error:
         first = error

@@ -47,7 +47,7 @@ class Written(TorchFunctionMode):
         return result
 
 
-class Given(TorchFunctionMode):
+class Replayed(TorchFunctionMode):
     """While the exporter runs the model: reads that are fixed give what they gave before."""
 
     def __init__(self, reads: list[Read]) -> None:
