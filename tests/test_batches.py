@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import dmbp
-import linreg
 from dmbp import DmbpError
-from dmbp.runs import batches
+from dmbp.runs import batches, several
 from dmbp.runs.batches import Explained
 
 # ---- the same as one at a time ----
@@ -122,8 +121,8 @@ def test_a_run_traces_once_and_reads_no_further_than_its_batch(
 ) -> None:
     model, x, _ = given("conv_bn")
     read, traced = [], []
-    trace = linreg.trace
-    monkeypatch.setattr(batches, "trace", lambda *given: traced.append(len(given[1])) or trace(*given))
+    graph_at = several.graph_at
+    monkeypatch.setattr(several, "graph_at", lambda *given: traced.append(len(given[1])) or graph_at(*given))
     images = (read.append(n) or x[n] for n in range(5))  # type: ignore[func-returns-value]
     values = dmbp.explain_all(model, images, iter(TARGETS), iterations=2, batch_size=2)
     assert (read, traced) == ([], [])
@@ -190,7 +189,7 @@ def test_a_number_that_is_none_is_named_and_loses_nothing(value: float, tmp_path
     [
         (lambda x: x[..., :-1], r"image 4 is \(3, 6, 5\) of torch.float64, and image 0 \(3, 6, 6\) of torch.float64"),
         (lambda x: x.float(), r"image 4 is \(3, 6, 6\) of torch.float32, and image 0 \(3, 6, 6\) of torch.float64"),
-        (lambda x: x.numpy(), "image 4 must be a torch.Tensor, not ndarray"),
+        (lambda x: x.numpy(), "image 4 must be a torch.Tensor, or a pair of one and its class, not ndarray"),
         (lambda x: {"x": x}, r"image 4 must be a torch.Tensor, or a pair of one and its class, not dict"),
     ],
 )

@@ -166,7 +166,7 @@ def test_voc_counts_each_class_with_an_object_that_is_not_difficult(voc: Path) -
 
 def test_voc_without_the_package_that_reads_annotations(voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "defusedxml.ElementTree", None)
-    with pytest.raises(DmbpError, match=r'pip install "linreg-dmbp\[eval\]"'):
+    with pytest.raises(DmbpError, match=r'pip install "\.\[eval\]"'):
         load_data(f"voc:{voc}")
 
 

@@ -192,7 +192,6 @@ def test_checkpoint_is_no_operator() -> None:
         (lambda x: x.cumsum(0), (4,), "batch"),
         (lambda x: x.repeat_interleave(2, 0), (4,), "batch"),
         (lambda x: x.index_add(1, torch.tensor([0, 1]), x[:, :2], alpha=2), (4,), "multiply by alpha beforehand"),
-        (lambda x: x.diff(prepend=torch.ones(x.shape[0], 1).double()), (4,), "concatenate these to the data first"),
         (lambda x: torch.einsum("ni,nj->nij", x, x), (4,), "data"),
         (lambda x: torch.einsum("ni,jn->ji", x, torch.eye(2).double()), (4,), "batch"),
         (lambda x: torch.lerp(x, 2 * x, x), (4,), "data"),

@@ -37,7 +37,7 @@ def dense(matrix: csr_array) -> Tensor:
 
 
 def jacobian(affine: Affine, shapes: list[tuple[int, ...]], k: int, image: int, images: int) -> Tensor:
-    """The matrix of input k of an operator at one of several images, by `jacrev` of its linear part."""
+    """The matrix of input k of an operator at one of several images, row by row, of its linear part."""
 
     def value(x: Tensor) -> Tensor:
         inputs = [x.new_zeros(images, *shape) for shape in shapes]
@@ -45,7 +45,7 @@ def jacobian(affine: Affine, shapes: list[tuple[int, ...]], k: int, image: int, 
         return affine.linear(*inputs)[image]
 
     x = values(*shapes[k])
-    result = torch.func.jacrev(value)(x)
+    result = torch.autograd.functional.jacobian(value, x)  # jacrev's vmap fails in the adjoint of slice_scatter
     return result.reshape(-1, x.numel())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ import linreg
 from linreg import LinregError, OperatorGraph
 from linreg.ledger import Ledger
 from linreg.operators import (
+    Affine,
     Average,
     BatchNorm,
     Constant,
@@ -149,28 +151,40 @@ def readers_overwritten(right: Method) -> Method:
     return lambda self, grads, step, *rest, **options: right(self, grads, step, *rest, add=lambda a, b: b)
 
 
-def twice(right: Method) -> Method:
-    return lambda self, grad: 2 * right(self, grad)
+def with_constants(change: Callable[[tuple[Constant, ...]], tuple[Constant, ...]]) -> Callable[[Method], Method]:
+    """The constants of an operator changed where the ledger enters them, and only there."""
+
+    def changed(right: Method) -> Method:
+        def behind(self: Affine, grad: Tensor) -> Any:
+            affine, grad = right(self, grad)
+            return SimpleNamespace(constants=change(affine.constants), adjoint=affine.adjoint), grad
+
+        return behind
+
+    return changed
+
+
+forgotten = with_constants(lambda constants: ())
 
 
 MUTATIONS = {
     # constants
     "bias missing in the value": Mutation("linear", Linear, "__call__", instead(lambda self, x: self.linear(x)), True),
-    "bias missing in the ledger": Mutation("linear", Linear, "shares", result(lambda shares: [])),
+    "bias missing in the ledger": Mutation("linear", Linear, "behind", forgotten),
     "bias of another sign in the ledger": Mutation("conv2d", Constant, "share", result(torch.neg)),
     "bias in the linear part": Mutation("linear", Linear, "linear", instead(lambda self, x: self(x))),
     "convolution's bias missing in the value": Mutation(
         "conv2d", Convolution, "__call__", changed(constants=none), True
     ),
-    "constant entered twice": Mutation("linear", Linear, "shares", twice),
+    "constant entered twice": Mutation("linear", Linear, "behind", with_constants(lambda constants: 2 * constants)),
     "constant spread over positions": Mutation(
         "conv2d", Constant, "share", instead(lambda self, grad: grad.flatten(2).mean(2)[..., None, None] * self.value)
     ),
     "shift added twice": Mutation("batch norm of channels", BatchNorm, "__call__", instead(shift_twice), True),
-    "shift missing in the ledger": Mutation("batch norm of channels", Scale, "shares", result(lambda shares: [])),
-    "pad's constant missing in the ledger": Mutation("pad with a value", Move, "shares", result(lambda shares: [])),
+    "shift missing in the ledger": Mutation("batch norm of channels", Scale, "behind", forgotten),
+    "pad's constant missing in the ledger": Mutation("pad with a value", Move, "behind", forgotten),
     "gate's offset missing": Mutation("relu6", Clamp, "freeze", result(lambda gate: replace(gate, offset=None)), True),
-    "gate's offset missing in the ledger": Mutation("hardtanh", Diagonal, "shares", result(lambda shares: [])),
+    "gate's offset missing in the ledger": Mutation("hardtanh", Diagonal, "behind", forgotten),
     "c · x missing in the ledger": Mutation("linear", Ledger, "input", lambda right: property(lambda self: 0 * self.x)),
     # layers
     "weight turned over in the adjoint": Mutation("linear", Linear, "adjoint", changed(weight=lambda w: w.flip(0))),

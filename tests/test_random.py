@@ -53,7 +53,7 @@ LEFT_OUT = {
     # reads and writes at fixed indices, and resampling, beyond those that the kinds have
     "_unsafe_index", "_upsample_bicubic_aa", "_upsample_linear_aa", "col2im", "diag_embed", "diagonal_scatter",
     "gather", "grid_sampler", "index_add", "index_copy", "index_fill", "index_put", "max_unpool", "scatter.src",
-    "scatter.value", "scatter_add", "select_scatter",
+    "index_reduce", "scatter.value", "scatter_add", "scatter_reduce", "select_scatter",
     # sums of products by fixed tensors, as with "multiply by a constant" and "add"
     "addcdiv", "addcmul",
     # batch norm by another name, in a network of one layer

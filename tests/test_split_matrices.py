@@ -87,7 +87,7 @@ def test_what_is_too_large_is_refused() -> None:
     lin, masks = one("chain")
     with pytest.raises(dmbp.DmbpError, match=r"each of three matrices is .* use operators\(\)"):
         matrices(lin, masks, limit=10)
-    layers = [layer for _ in range(13) for layer in (torch.nn.Linear(2, 2), torch.nn.ReLU())]
+    layers = [layer for _ in range(14) for layer in (torch.nn.Linear(2, 2), torch.nn.ReLU())]
     deep = linreg.trace(torch.nn.Sequential(*layers).double(), torch.ones(1, 2).double())
     region = deep.linearize(torch.ones(1, 2).double())
     half = {site: torch.full((1, 2), 0.5).double() for site in dmbp.find_sites(deep)}

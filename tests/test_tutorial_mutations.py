@@ -124,9 +124,16 @@ MUTATIONS = {
     ),
     # the ledger
     "a bias dropped": Mutation(
-        "02_ledger", method(Linear, __call__=lambda self, x: self.linear(x), shares=lambda self, grad: [])
+        "02_ledger",
+        method(
+            Linear,
+            __call__=lambda self, x: self.linear(x),
+            behind=lambda self, grad: (replace(self, constants=()), grad),
+        ),
     ),
-    "gates' offsets forgotten": Mutation("08_beyond_relu", method(Diagonal, shares=lambda self, grad: [])),
+    "gates' offsets forgotten": Mutation(
+        "08_beyond_relu", method(Diagonal, behind=lambda self, grad: (replace(self, offset=None), grad))
+    ),
     "batch norm folded without its factor": Mutation(
         "03_convolutions",
         method(Convolution, scaled=lambda self, factor, shift: SCALED(self, factor / factor, shift)),

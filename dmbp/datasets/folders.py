@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dmbp.datasets.items import Item, PhotoFile, Pictures, Skipped, existing, picture_files, read_lines
 from dmbp.errors import DmbpError
+from dmbp.extras import install
 
 TABLE, LIST = "labels.csv", "classes.txt"
 COLUMNS = ("picture", "labels")
@@ -91,7 +92,7 @@ def foolbox() -> Pictures:
     """
     spec = find_spec("foolbox")
     if spec is None or spec.origin is None:
-        raise DmbpError('the data set "foolbox" needs the package foolbox: pip install "linreg-dmbp[photos]"')
+        raise DmbpError(f'the data set "foolbox" needs the package foolbox: {install("photos")}')
     files = sorted(Path(spec.origin).with_name("data").glob("imagenet_*.jpg"))
     found = [(file, re.fullmatch(r"imagenet_\d+_(\d+)", file.stem)) for file in files]
     items = [Item(file.name, (int(label[1]),), PhotoFile(file)) for file, label in found if label]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dmbp.datasets.items import Item, PhotoFile, Pictures, Skipped, existing, first_found, read_lines
 from dmbp.errors import DmbpError
-from dmbp.extras import needs
+from dmbp.extras import install, needs
 from dmbp.models.voc_networks import VOC_CLASSES
 
 FAMILY = "VOC2012"
@@ -55,7 +55,7 @@ def _targets(path: Path, difficult: bool) -> tuple[int, ...]:
 
 def _objects(path: Path) -> list[tuple[str, bool]]:
     """Each object's class, and whether it is marked difficult."""
-    parse = needs("defusedxml.ElementTree", "linreg-dmbp[eval]").parse  # annotations may come from anybody
+    parse = needs("defusedxml.ElementTree", install("eval")).parse  # annotations may come from anybody
     try:
         root = parse(path).getroot()
     except FileNotFoundError:

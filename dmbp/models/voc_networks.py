@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
-from dmbp.extras import needs
+from dmbp.extras import install, needs
 from dmbp.images import Preprocess
 from dmbp.models.weights import fill, read_weights
 from dmbp.models.words import kind_of
@@ -99,7 +99,7 @@ def _resnet50() -> nn.Module:
 
 
 def _torchvision() -> Any:
-    return needs("torchvision", "linreg-dmbp[eval]").models
+    return needs("torchvision", install("eval")).models
 
 
 def _with_dropouts(key: str) -> str:

@@ -81,7 +81,9 @@ def _checked(images: Iterator[Any]) -> Iterator[Any]:
     """The images, detached, as long as they are finite tensors of one shape and dtype."""
     first: Any = None
     for n, x in enumerate(images):
-        if isinstance(x, Mapping | Several):
+        if isinstance(first, Several) and isinstance(x, Tensor):
+            raise DmbpError(f"image {n} is one tensor, and image 0 has the inputs {', '.join(first.values)}")
+        if isinstance(x, Mapping | Several) and not isinstance(first, Tensor):
             one = x if isinstance(x, Several) else Several(dict(x))
             first = one if first is None else first
             yield check_like(n, one, first)

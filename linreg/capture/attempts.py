@@ -221,4 +221,13 @@ def _verify(graph: OperatorGraph, program: Program, origins: dict[str, str], obs
         if interpolants:
             compare_batch(exact.of_batch(*batch.values), batch, value)
             value = reference.of_batch(*batch.values)
-        compare_batch(graph(batch.given), batch, value)
+        compare_batch(_given(graph, batch), batch, value)
+
+
+def _given(graph: OperatorGraph, batch: Arguments) -> Tensor:
+    """What the graph gives for a batch. Raises LinregError where its operators take another number of images only."""
+    try:
+        return graph(batch.given)
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise LinregError(f"the graph does not take {len(batch)} images at once: {first}") from error

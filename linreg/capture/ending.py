@@ -29,7 +29,12 @@ def ended(model: nn.Module, run: Callable[[], Any], output: Output) -> Iterator[
         return
     path, number, part = found
     given: list[Any] = []
-    handle = model.get_submodule(path).register_forward_hook(lambda module, inputs, value: given.append(value))
+
+    def keep(module: nn.Module, inputs: Any, value: Any) -> Any:
+        given.append(value)
+        return value  # a hook that gives a value is captured with the model
+
+    handle = model.get_submodule(path).register_forward_hook(keep)
     own = model.__dict__.get("forward")
     model.forward = _stopped(model.forward, given, path, number)
     try:

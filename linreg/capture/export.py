@@ -35,6 +35,10 @@ SIGNS = {
     "__obj_flatten__": Reason(
         "it holds a compiled object, as a quantized layer does", "trace the model that it was made from"
     ),
+    "no fake impl registered": Reason(
+        "it calls an operator of your own that does not tell the shape of its result",
+        "register a function that does, with its register_fake",
+    ),
     "numpy": Reason(
         "it computes with numpy", "its forward must be written with operators of torch alone, without numpy"
     ),

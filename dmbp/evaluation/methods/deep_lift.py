@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmbp.evaluation.captured import captured
 from dmbp.evaluation.checks import check_classes
 from dmbp.evaluation.methods.method import Method, option
-from dmbp.extras import needs
+from dmbp.extras import install, needs
 from linreg.module import Gate
 
 
@@ -37,7 +37,7 @@ class DeepLift(Method):
     baseline: float = option(0.0, "x₀, in the network's input space: 0 is its mean colour", "Captum")
 
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        captum = needs("captum.attr", "linreg-dmbp[baselines]")
+        captum = needs("captum.attr", install("baselines"))
         known = captured(network, x)
         check_classes(target.tolist(), known.graph.shape(known.graph.output)[0])
         layers = known.layers
@@ -56,7 +56,7 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def told_of_gates() -> Iterator[None]:
     """Captum's table of elementwise units, with those of a graph that are missing in it, for the time being."""
-    module = needs("captum.attr._core.deep_lift", "linreg-dmbp[baselines]")
+    module = needs("captum.attr._core.deep_lift", install("baselines"))
     table: dict[Any, Any] = module.SUPPORTED_NON_LINEAR
     before = dict(table)
     table.update(dict.fromkeys((Gate, nn.ReLU6, nn.Hardtanh, nn.PReLU), module.nonlinear))
