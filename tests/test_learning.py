@@ -236,6 +236,30 @@ def test_agreement_lets_each_image_rest_when_its_own_map_does(name: str) -> None
             torch.testing.assert_close(own.masks[site], mask, rtol=0, atol=1e-9)
 
 
+def test_agreement_of_inputs_that_are_no_pictures() -> None:
+    """Of features, and of several inputs in a row: ranks of ∇ ⊙ x, by SciPy."""
+    torch.manual_seed(3)
+    model, x = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)), torch.randn(1, 6)
+    pair = {"a": x[:, :2].double(), "b": x[:, 2:].double()}
+    for taken, given in ((model.double(), x.double()), (Joined(model), pair)):
+        lin = linreg.trace(taken, given).linearize(given)
+        runs = [dmbp.learn_masks(lin, 1, iterations=i, progress=False).masks for i in (20, 40, 60)]
+        splits = [dmbp.decompose(lin, masks, 1) for masks in runs]
+        maps = [split.ledger("positive").input + split.ledger("negative").input for split in splits]
+        agreed = [spearmanr(*(m.flatten() for m in two)).statistic >= 0.9 for two in itertools.pairwise(maps)]
+        count = 20 * (agreed.index(True) + 2) if True in agreed else 60
+        assert dmbp.learn_masks(lin, 1, iterations=60, agreement=0.9, progress=False).updates.tolist() == [count]
+
+
+class Joined(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.model(torch.cat([a, b], 1))
+
+
 def test_snapshots_are_the_maps_of_shorter_runs() -> None:
     t = traced("conv_bn")
     graph, x = t.graph, t.x

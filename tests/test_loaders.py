@@ -88,3 +88,41 @@ def test_a_second_that_is_no_class() -> None:
     loader = DataLoader(TensorDataset(x, torch.rand(7)), batch_size=4)
     with pytest.raises(DmbpError, match=r"image 0: the second of its pair is tensor\(.*, no class: say with `targets`"):
         list(dmbp.explain_all(model, loader, iterations=1, progress=False))
+
+
+class Both(nn.Module):
+    """Two inputs, whose scores take any number of dimensions before the last: a batch is easily taken for an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        left, right = (layer(x).relu().flatten(1, -2).mean(1) for layer, x in ((self.left, a), (self.right, b)))
+        return self.head(left + right)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_dicts_of_a_loader_are_taken_apart(traced: bool, size: int) -> None:
+    torch.manual_seed(7)
+    model, a, b = Both().double(), *torch.randn(2, 4, 6, 5, dtype=torch.float64)
+    items = [({"a": a[n], "b": b[n]}, LABELS[n]) for n in range(4)]
+    taken = linreg.trace(model, {"a": a, "b": b}) if traced else model
+    found = list(dmbp.explain_all(taken, DataLoader(items, batch_size=size), iterations=2, progress=False))
+    y = model(a, b)[range(4), LABELS[:4]]
+    assert [one.y for one in found] == pytest.approx(y.tolist(), rel=1e-12)
+    assert all(one.attribution["a"].shape == (6, 5) for one in found)
+
+
+def test_what_is_fixed_for_all_may_be_as_long_as_there_are_images() -> None:
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        return layer(x * w).relu()
+
+    torch.manual_seed(8)
+    layer, x, w = nn.Linear(4, 3).double(), torch.randn(4, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    model = nn.Module()
+    model.layer, model.forward = layer, forward
+    graph = linreg.trace(model, {"x": x[:3], "w": w}, fixed="w")
+    found = dmbp.explain_all(graph, {"x": x, "w": w}, 1, iterations=2, progress=False)
+    assert [one.y for one in found] == pytest.approx(forward(x, w)[:, 1].tolist(), rel=1e-12)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dmbp.account import elementwise
 from dmbp.learning.descent import Descent, OwnDescent, Scores
 from dmbp.rank_correlation import spearman
 from dmbp.split import decompose
 from linreg import Linearization
+from linreg.inputs import INPUT
 
 EVERY = 20  # iterations from one map to the next that it is compared with
 
@@ -41,7 +44,17 @@ class Settling:
 
     @torch.no_grad()
     def _maps(self, descent: Descent | OwnDescent) -> Tensor:
-        """The complete map of y⁺ + y⁻ at the present masks, (N, pixels)."""
+        """The complete map of y⁺ + y⁻ at the present masks, of all inputs in a row, (N, elements).
+
+        An input that is no picture has no such map: of features it is ∇ ⊙ x.
+        """
         masks = {site: theta.sigmoid().contiguous() for site, theta in descent.logits.items()}
         split = decompose(self.lin, masks, self.weights, self.unmasked)
-        return (split.complete("positive") + split.complete("negative")).map.flatten(1)
+        complete = _by_name((split.complete("positive") + split.complete("negative")).map)
+        own = _by_name(elementwise(split, "positive", "negative"))
+        rows = [values.flatten(1) if values.dim() > 1 else own[name].flatten(1) for name, values in complete.items()]
+        return torch.cat(rows, 1)
+
+
+def _by_name(values: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return {INPUT: values} if isinstance(values, Tensor) else values

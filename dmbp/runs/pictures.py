@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Pictures:
     """
 
     def __init__(self, given: Any, model: nn.Module | OperatorGraph, fixed: Fixed = None) -> None:
-        self.model = model
+        self.model, self.fixed = model, fixed
         self.loaded = isinstance(given, DataLoader)
         self.batches: bool | None = False if isinstance(given, Tensor) else None
         if self.loaded and given.batch_sampler is not None:
@@ -42,16 +42,23 @@ class Pictures:
 
     def _each(self) -> Iterator[Any]:
         for item in self.items:
-            is_pair = isinstance(item, tuple | list) and bool(item) and isinstance(item[0], Tensor)
+            is_pair = isinstance(item, tuple | list) and bool(item) and isinstance(item[0], Tensor | Mapping)
             x, y = (item[0], item[1] if len(item) > 1 else None) if is_pair else (item, None)
-            if not isinstance(x, Tensor) or not self._is_batch(x):
+            images = self._images(x)
+            if images is None:
                 self.labels.append(y)
                 yield x
                 continue
             self.count = None  # it counted batches
-            for n, image in enumerate(x):
+            for n, image in enumerate(images):
                 self.labels.append(None if y is None else y[n])
                 yield image
+
+    def _images(self, x: Any) -> Iterable[Any] | None:
+        """The images of a batch, a tensor or a loader's dict of tensors; None where x is no batch."""
+        if isinstance(x, Mapping) and self.batches:
+            return rows_of(x, self.model, self.fixed)[0]
+        return x if isinstance(x, Tensor) and self._is_batch(x) else None
 
     def _is_batch(self, x: Tensor) -> bool:
         """Whether the items are batches: said by the first."""

@@ -39,10 +39,12 @@ def rows_of(
 ) -> tuple[Iterator[Several], int]:
     """The images of tensors (M, …) by name, and how many they are; what is fixed may be the same for all of them.
 
-    A graph knows its fixed inputs itself.
+    A graph knows its fixed inputs itself, and which of them are one for all.
     """
+    for_all: set[str] = set()
     if isinstance(model, OperatorGraph):
         fixed = tuple(entry.name for entry in model.inputs.fixed)
+        for_all = {entry.name for entry in model.inputs.fixed if not entry.each}
     chosen = (fixed,) if isinstance(fixed, str | int) else tuple(fixed or ())
     for name, value in images.items():
         if not isinstance(value, Tensor):
@@ -53,7 +55,7 @@ def rows_of(
         told = ", ".join(f"{name!r} {count}" for name, count in counts.items()) or "all are fixed"
         raise DmbpError(f"all inputs must hold the same number of images, one for one: {told}")
     count = next(iter(counts.values()))
-    shared = frozenset(name for name in held if images[name].dim() == 0 or len(images[name]) != count)
+    shared = frozenset(for_all | {name for name in held if images[name].dim() == 0 or len(images[name]) != count})
 
     def rows() -> Iterator[Several]:
         for n in range(count):
