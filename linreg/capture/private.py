@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from linreg.surroundings import plain
+
 LOCK = RLock()  # torch.export changes what all threads share: loggers, stderr, and the module that it is given
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
@@ -26,7 +28,7 @@ def private(model: nn.Module) -> Iterator[nn.Module]:
 
     A model that cannot be copied is used itself, and put back as it was: its modes, and what its modules hold.
     """
-    with LOCK, torch.inference_mode(False), torch.no_grad(), no_autocast():
+    with LOCK, plain(), torch.no_grad():
         copied = _copy(model)
         if copied is None:
             with restored(model):
@@ -35,21 +37,6 @@ def private(model: nn.Module) -> Iterator[nn.Module]:
         for module in copied.modules():
             module.training = False
         yield copied
-
-
-@contextmanager
-def no_autocast() -> Iterator[None]:
-    """Without the autocast of the thread: it would put its own conversions into the program."""
-    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    held = [torch.get_autocast_dtype(kind) for kind in kinds]
-    for kind in kinds:
-        torch.set_autocast_enabled(kind, False)
-    try:
-        yield
-    finally:
-        for kind, dtype in zip(kinds, held, strict=True):
-            torch.set_autocast_enabled(kind, True)
-            torch.set_autocast_dtype(kind, dtype)
 
 
 def plain_model(model: nn.Module) -> nn.Module:
