@@ -13,7 +13,22 @@ Functions of this room take `by="pattern"` (the default) or `by="map"`; with "ma
 maps are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree.
 """
 
+from linreg.regions.halfspaces import Inequalities, Label, inequalities
+from linreg.regions.nearest import Wall, Walls, changing, distances, exits, walls
 from linreg.regions.pattern import Pattern, disagreements
 from linreg.regions.words import By
 
-__all__ = ["By", "Pattern", "disagreements"]
+__all__ = [
+    "By",
+    "Inequalities",
+    "Label",
+    "Pattern",
+    "Wall",
+    "Walls",
+    "changing",
+    "disagreements",
+    "distances",
+    "exits",
+    "inequalities",
+    "walls",
+]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import Node
-from linreg.operators import Affine, Data, Diagonal, Gate, Operator, Selection, rule_for
+from linreg.operators import Affine, Data, Diagonal, Gate, Selection, rule_for
 from linreg.operators.pooling import MaxPool
 from linreg.operators.reach import Placed
 from linreg.operators.selection import Extremum, Ranked
@@ -281,7 +281,7 @@ def _joined(parts: list[Decisions], units: int, like: Tensor) -> Decisions:
     return Decisions(plus, minus, kink, sign, torch.cat(fitting))
 
 
-RULES: dict[type[Operator], Callable[..., Decisions]] = {
+RULES: dict[Any, Callable[..., Decisions]] = {
     Gate: _of_gate,
     MaxPool: _of_pool,
     Ranked: _of_ranked,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ def _between(kinks: Tensor) -> Iterator[Tensor]:
     """A number below all kinks, one between each two, one above all."""
     low = kinks[0].where(kinks[0].isfinite(), 0) - 1
     yield low
-    for left, right in zip(kinks, kinks[1:], strict=False):
+    for left, right in pairwise(kinks):
         yield torch.where(right.isfinite(), (left + right) / 2, left + 1)
     yield kinks[-1] + 1
 
