@@ -13,22 +13,30 @@ Functions of this room take `by="pattern"` (the default) or `by="map"`; with "ma
 maps are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree.
 """
 
+from linreg.regions.crossing import Neighbour, across, neighbours
 from linreg.regions.halfspaces import Inequalities, Label, inequalities
 from linreg.regions.nearest import Wall, Walls, changing, distances, exits, walls
 from linreg.regions.pattern import Pattern, disagreements
+from linreg.regions.programs import Ball, Polytope, polytope
 from linreg.regions.words import By
 
 __all__ = [
+    "Ball",
     "By",
     "Inequalities",
     "Label",
+    "Neighbour",
     "Pattern",
+    "Polytope",
     "Wall",
     "Walls",
+    "across",
     "changing",
     "disagreements",
     "distances",
     "exits",
     "inequalities",
+    "neighbours",
+    "polytope",
     "walls",
 ]
