@@ -173,7 +173,8 @@ def exits(region: Inequalities, direction: Tensor) -> Tensor:
 def changing(region: Inequalities) -> Tensor:
     """Which rows have a wall across which the network's output is another affine function, (rows,).
 
-    By one pass back with random weights of the output: a unit that no output can feel turns unseen.
+    By one pass back with random weights of the output: a unit that no output can feel turns unseen. (A comparison that
+    changes nothing of a choice by logic is not told from one that does.)
     """
     lin = region.lin
     generator = torch.Generator().manual_seed(0)
