@@ -26,6 +26,9 @@ BENCH_MODEL = (
     "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
+REGIONS = "say how far the linear function at the picture reaches: the nearest walls of its region, and whose they are"
+TO = "with --regions: count the linear pieces on the straight line from IMAGE to this picture"
+WALLS = "with --regions: write the nearest walls as a figure (.png) and as arrays (.npz) here"
 MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
 WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
 
@@ -67,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _inspect(command: argparse.ArgumentParser) -> None:
+    _question(command)
+    command.add_argument("--regions", action="store_true", help=REGIONS)
+    command.add_argument("--to", metavar="PICTURE", help=TO)
+    command.add_argument("--out", type=Path, metavar="DIR", help=WALLS)
+
+
+def _question(command: argparse.ArgumentParser) -> None:
     _weights(command)
     command.add_argument("image", nargs="?", metavar="IMAGE", help=IMAGE)
     command.add_argument("--model", help=MODEL)
@@ -74,7 +84,7 @@ def _inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
-    _inspect(command)
+    _question(command)
     command.add_argument("--iterations", type=_count, default=200, help="default: 200")
     command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help=LOSS)
     command.add_argument("--sites", choices=tuple(SITES), default="gates", help=WHERE)

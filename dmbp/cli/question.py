@@ -46,21 +46,25 @@ def ask(options: argparse.Namespace) -> Question:
     if options.image is not None and not options.image.strip():
         raise DmbpError("the name of the IMAGE is empty: name a file, or leave it out for the first digit pair")
     image = f"{PAIR}:0" if options.image is None else options.image
-    pair = re.fullmatch(f"{PAIR}:(.*)", image)
-    pixels, digits = _digit_pair(pair[1]) if pair else (read_image(image), ())
+    pixels, digits = _picture(image)
     with redirect_stdout(sys.stderr):  # what a user's own code prints is no part of the answer
-        model = load_model(options.model or ("digit-pairs" if pair else "efficientnet-lite0"), options.weights)
+        model = load_model(options.model or ("digit-pairs" if digits else "efficientnet-lite0"), options.weights)
         network = model.network.to(device)
         x = model.preprocess.tensor(pixels).to(next(network.parameters(), torch.empty(0, device=device)))
         top = int(model.scores(x).argmax())
         asked = tuple(dict.fromkeys(model.index(target) for target in options.target or ()))
-    with _quietly():
+    with quietly():
         graph = trace(network, x)
     return Question(model, graph, x, asked or (digits if knows_digits else ()) or (top,), image)
 
 
+def another(question: Question, image: str) -> Tensor:
+    """A second picture, as the question's network takes it. Raises DmbpError where there is none of that name."""
+    return question.model.preprocess.tensor(_picture(image)[0]).to(question.x)
+
+
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without what torch.export prints and logs on its way to an error, which then says all that is needed."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -69,6 +73,12 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def _picture(image: str) -> tuple[Any, tuple[int, ...]]:
+    """A picture as (H, W, 3), and its digits where it is a shipped pair."""
+    pair = re.fullmatch(f"{PAIR}:(.*)", image)
+    return _digit_pair(pair[1]) if pair else (read_image(image), ())
 
 
 def _digit_pair(number: str) -> tuple[Any, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from linreg.regions.halfspaces import Inequalities, Label, inequalities
 from linreg.regions.nearest import Wall, Walls, changing, distances, exits, walls
 from linreg.regions.pattern import Pattern, disagreements
 from linreg.regions.programs import Ball, Polytope, polytope
-from linreg.regions.words import By
+from linreg.regions.meaning import By
 
 __all__ = [
     "Ball",
