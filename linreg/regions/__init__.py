@@ -13,7 +13,13 @@ Functions of this room take `by="pattern"` (the default) or `by="map"`; with "ma
 maps are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree.
 """
 
+from linreg.regions.line import Density, Estimate, density, estimate, segment
 from linreg.regions.pattern import Pattern, disagreements
+from linreg.regions.planes import Plane, plane
+from linreg.regions.segments import Segment
 from linreg.regions.words import By
 
-__all__ = ["By", "Pattern", "disagreements"]
+__all__ = [
+    "By", "Density", "Estimate", "Pattern", "Plane", "Segment", "density", "disagreements", "estimate", "plane",
+    "segment",
+]  # fmt: skip

@@ -104,7 +104,7 @@ class Turns:
 
 def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -> Changes:
     start, end = cells.starts(x), cells.ends(x)
-    first = _chosen(operator, (start + end) / 2)  # (C, elements of the value), anywhere within the cell
+    first = chosen(operator, (start + end) / 2)  # (C, elements of the value), anywhere within the cell
     last = first.clone()
     cell, row = _contested(contest, operator, x, cells).nonzero(as_tuple=True)
     zero, found = noise(x), [(cell[:0], x.new_empty(0, dtype=torch.float64), cell[:0])]
@@ -122,7 +122,7 @@ def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -
     return Changes(*(torch.cat(each) for each in zip(*found, strict=True)), before, met)
 
 
-def _chosen(operator: Operator, x: Tensor) -> Tensor:
+def chosen(operator: Operator, x: Tensor) -> Tensor:
     """Which elements of the data the operator copies, (N, elements of the value): it is run on 0, 1, … to tell."""
     numbers = torch.arange(x[0].numel(), dtype=torch.float64, device=x.device)
     copied = operator.freeze(x).linear(numbers.view(1, *x.shape[1:]).expand(x.shape))
@@ -136,12 +136,12 @@ def _contested(contest: Contest, operator: Operator, x: Tensor, cells: Cells) ->
     convex. Otherwise: unless the order of all candidates is the same at both.
     """
     if contest.extreme:
-        winners = _chosen(operator, x)[:, contest.outputs[:, 0]]
+        winners = chosen(operator, x)[:, contest.outputs[:, 0]]
         return cells.starts(winners) != cells.ends(winners)
     flat = x.flatten(1)
     every = torch.arange(len(contest.candidates), device=x.device)
     rows = contest.rows(flat.repeat_interleave(len(every), 0), every.repeat(len(flat)))
-    order = rows.sort(-1, stable=True).indices.view(len(flat), len(every), -1)
+    order = rows.sort(dim=-1, stable=True).indices.view(len(flat), len(every), -1)
     return (cells.starts(order) != cells.ends(order)).any(-1)
 
 
