@@ -20,7 +20,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import Node
-from linreg.operators import Affine, Data, Diagonal, Gate, Operator, Selection, rule_for
+from linreg.operators import Affine, Data, Diagonal, Gate, Selection, rule_for
 from linreg.operators.pooling import MaxPool
 from linreg.operators.reach import Placed
 from linreg.operators.selection import Extremum, Ranked
@@ -93,27 +93,27 @@ def decisions(node: Node, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisio
 def _of_gate(gate: Gate, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions:
     """z ≥ the kink below it, z ≤ the kink above it; at a kink the frozen piece says which of the two it is."""
     z = inputs[0][0]
-    up = _above(gate, inputs[0], frozen)
+    up = on_upper_piece(gate, inputs[0], frozen)[0]
     below, above = torch.full_like(z, -inf), torch.full_like(z, inf)
     for kink in gate.kinks:
         place = torch.as_tensor(kink, device=z.device).to(z.dtype).expand(z.shape)
         under = (place < z) | ((place == z) & up)
         below = torch.where(under, torch.maximum(below, place), below)
         above = torch.where(under, above, torch.minimum(above, place))
-    kinks = torch.stack([below, above]).flatten(1)
-    sides, units = kinks.isfinite().nonzero(as_tuple=True)
-    return Decisions(units, None, kinks[sides, units], (1 - 2 * sides).to(z.dtype), units)
+    kinks = torch.stack([below.flatten(), above.flatten()], 1)
+    units, sides = kinks.isfinite().nonzero(as_tuple=True)
+    return Decisions(units, None, kinks[units, sides], (1 - 2 * sides).to(z.dtype), units)
 
 
-def _above(gate: Gate, z: Tensor, frozen: Affine) -> Tensor:
-    """Where a unit at its kink is on the piece above it, for one image."""
+def on_upper_piece(gate: Gate, z: Tensor, frozen: Affine) -> Tensor:
+    """Where a unit, if it is at a kink, was frozen to the piece above that, (N, *shape)."""
     upper = gate.freeze(z.nextafter(z.new_tensor(inf)))
     if not isinstance(frozen, Diagonal) or not isinstance(upper, Diagonal):
-        return torch.zeros_like(z[0], dtype=torch.bool)
-    same = frozen.slope[0] == upper.slope[0]
+        return torch.zeros_like(z, dtype=torch.bool)
+    same = frozen.slope == upper.slope
     if frozen.offset is not None and upper.offset is not None:
-        same = same & (frozen.offset == upper.offset)[0]
-    return same.expand(z[0].shape)
+        same = same & (frozen.offset == upper.offset)
+    return same.expand(z.shape)
 
 
 # ---- one of several ----
@@ -281,7 +281,7 @@ def _joined(parts: list[Decisions], units: int, like: Tensor) -> Decisions:
     return Decisions(plus, minus, kink, sign, torch.cat(fitting))
 
 
-RULES: dict[type[Operator], Callable[..., Decisions]] = {
+RULES: dict[Any, Callable[..., Decisions]] = {
     Gate: _of_gate,
     MaxPool: _of_pool,
     Ranked: _of_ranked,

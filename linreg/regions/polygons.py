@@ -29,7 +29,7 @@ class Born(NamedTuple):
         weight = self.place.to(values.device, values.dtype).view(-1, *[1] * (values.dim() - 1))
         near, far = values[self.first], values[self.second]
         between = torch.lerp(near, far, weight)
-        if not between.isfinite().all():  # −∞ of what is masked
+        if not between.sum().isfinite():  # −∞ of what is masked
             between = torch.where(near == far, near, between)
         return torch.cat([values, between])
 
