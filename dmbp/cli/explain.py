@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,63 +15,62 @@ from zipfile import BadZipFile
 import numpy as np
 
 from dmbp.account import LINES
+from dmbp.cli.aim import Aim, aims
 from dmbp.cli.json_text import as_json
-from dmbp.cli.question import Question, ask
-from dmbp.cli.where import Class
+from dmbp.cli.written import Wanted, formats_of, write_pictures
 from dmbp.explanation import explain
-from dmbp.files import check_writable, save_figure, slug, writable
+from dmbp.files import check_writable, writable
+from dmbp.learning.options import Options
 from dmbp.result import Result, write_arrays
 from linreg.text import counted
 
 
 def run(options: argparse.Namespace) -> None:
-    """`dmbp explain`: one figure and one file of arrays for each target."""
+    """`dmbp explain`: figures and one file of arrays for each input and target."""
     check_writable(options.out)
-    question = ask(options)
+    formats = formats_of(options.format)
+    learned = Options(
+        iterations=options.iterations, loss=options.loss, sites=options.sites, unmasked=options.unmasked,
+        agreement=options.agreement,
+    )  # fmt: skip
+    asked = aims(options)
     reports: list[dict[str, Any]] = []
-    for target in question.targets:
-        result = explain(
-            question.graph, question.x, question.target(target), iterations=options.iterations, loss=options.loss,
-            sites=options.sites, unmasked=options.unmasked,
-        )  # fmt: skip
-        reports.append(_report(question, target, result, options.out, options.map))
+    for aim in asked:
+        result = explain(aim.question.graph, aim.question.x, aim.target, options=learned)
+        reports.append(_report(aim, result, options, formats))
         if not options.json:
-            print(_text(question, target, result, reports[-1]), flush=True)
+            print(_text(aim, result, reports[-1]), flush=True)
         if result.interrupted:
             break
     if options.json:
-        print(as_json(reports[0] if len(question.targets) == 1 else reports))
+        print(as_json(reports[0] if len(asked) == 1 else reports))
     if result.interrupted:
-        rest = ", ".join(question.named(t) for t in question.targets[len(reports) :])
+        rest = ", ".join(aim.name for aim in asked[len(reports) :])
         left = f"; not begun: {rest}" if rest else ""
         print(f"dmbp: interrupted after {_iterations(result)}; kept what was reached{left}", file=sys.stderr)
         raise SystemExit(130)
 
 
-def _report(question: Question, target: Class, result: Result, folder: Path, alone: str | None) -> dict[str, Any]:
-    """Write figure and arrays of one target, and the map that is wanted alone; the object that --json prints."""
-    model = question.model
-    stem = _stem(question, target)
-    title = f"{question.named(target)}, {model.name}"
-    figure = result.plot(picture=question.picture, names=question.labels, title=title)
-    arrays = save_apart(result, writable(folder), stem)
-    stem = arrays.stem
-    picture = save_figure(figure, folder / f"{stem}.png")
-    maps: dict[str, str] = {}
-    if alone is not None:
-        from dmbp.plot import draw_map, pixel_map
-
-        values = result.complete if alone == "complete" else pixel_map(result.attribution)
-        maps["map"] = str(save_figure(draw_map(values[0]), folder / f"{stem}-{alone}.png"))
+def _report(aim: Aim, result: Result, options: argparse.Namespace, formats: tuple[str, ...]) -> dict[str, Any]:
+    """Write arrays and pictures of one target; the object that --json prints."""
+    question, model, folder = aim.question, aim.question.model, options.out
+    verdict = result.verdict(
+        labels=model.label, probability=model.probability, check=options.check and not result.interrupted
+    )
+    arrays = save_apart(result, writable(folder), aim.stem)
+    wanted = Wanted(options.map, options.overlay, formats)
+    pictures = write_pictures(aim, result, verdict, wanted, folder / arrays.stem)
     checks = result.checks
+    against = None if aim.against is None else {"target": aim.against, "label": question.label(aim.against)}
     return {
-        "model": model.name, "image": question.name, "target": target,
-        "label": question.label(target), "where": question.where.words.strip(),
+        "model": model.name, "image": question.name, "target": aim.index,
+        "label": question.label(aim.index), "rather_than": against, "where": question.where.words.strip(),
         **{name: score.item() for name, score in result.scores.items()},
-        "completeness_error": checks.completeness_error.item(), "split_error": checks.split_error.item(),
+        "completeness_error": checks.completeness_error.item(), "bound": checks.completeness_bound.item(),
+        "split_error": checks.split_error.item(), "doubt": verdict.rounding.doubtful,
         "iterations": result.iterations, "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
         "shares": {part: _shares(result, part) for part in LINES},
-        "figure": str(picture), "arrays": str(arrays), **maps,
+        "verdict": verdict.record(), "verdict_lines": verdict.lines(), **pictures, "arrays": str(arrays),
     }  # fmt: skip
 
 
@@ -114,23 +112,14 @@ def _shares(result: Result, part: str) -> dict[str, Any]:
     return {"pixels": pixels, "placed": complete - pixels, "rest": rest}
 
 
-def _text(question: Question, target: Class, result: Result, report: dict[str, Any]) -> str:
+def _text(aim: Aim, result: Result, report: dict[str, Any]) -> str:
     """What `dmbp explain` prints of one target."""
-    name = question.named(target)
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
-    files = "\n".join(f"{name}: {report[name]}" for name in ("figure", "map", "arrays") if name in report)
-    return f"{name}, {report['model']} at {question.name}: {made}\n\n{result.summary()}\n{files}\n"
+    kinds = [name for name in ("figure", "map", "overlay") if name in report]
+    files = [f"{name}: {path}" for name in kinds for path in report[f"{name}s"]] + [f"arrays: {report['arrays']}"]
+    lines = [result.summary(), "", *report["verdict_lines"], *files]
+    return f"{aim.name}, {report['model']} at {report['image']}: {made}\n\n" + "\n".join(lines) + "\n"
 
 
 def _iterations(result: Result) -> str:
     return counted(result.iterations, "iteration")
-
-
-def _stem(question: Question, target: Class) -> str:
-    """The files' name: picture and network without folders and endings, the class's first name and id, and where."""
-    files = [re.split(r"[/\\]", name)[-1] for name in (question.name, question.model.name)]
-    label = slug(question.label(target).partition(",")[0])
-    number = "" if target is None or label.split("-")[-1] == str(target) else str(target)
-    place = slug(question.where.words)
-    parts = [*(slug(re.sub(r"\.(py\b|\w{3,4}$)", "", file)) for file in files), label, number, place]
-    return "-".join(part for part in parts if part)
