@@ -19,16 +19,22 @@ from dmbp.account import LINES
 from dmbp.cli.json_text import as_json
 from dmbp.cli.question import Question, ask
 from dmbp.cli.where import Class
+from dmbp.errors import DmbpError
 from dmbp.explanation import explain
 from dmbp.files import check_writable, save_figure, slug, writable
 from dmbp.result import Result, write_arrays
+from linreg import OperatorGraph
 from linreg.text import counted
+
+FILES = ("figure", "map", "arrays")  # words of a report that name files
 
 
 def run(options: argparse.Namespace) -> None:
     """`dmbp explain`: one figure and one file of arrays for each target."""
     check_writable(options.out)
     question = ask(options)
+    if options.map and not _pictures(question.graph):
+        raise DmbpError(f"--map draws a picture's map, and the network takes none: {question.graph}")
     reports: list[dict[str, Any]] = []
     for target in question.targets:
         result = explain(
@@ -58,12 +64,7 @@ def _report(question: Question, target: Class, result: Result, folder: Path, alo
     arrays = save_apart(result, writable(folder), stem)
     stem = arrays.stem
     picture = save_figure(figure, folder / f"{stem}.png")
-    maps: dict[str, str] = {}
-    if alone is not None:
-        from dmbp.plot import draw_map, pixel_map
-
-        values = result.complete if alone == "complete" else pixel_map(result.attribution)
-        maps["map"] = str(save_figure(draw_map(values[0]), folder / f"{stem}-{alone}.png"))
+    maps = _maps(question, result, folder / stem, alone) if alone else {}
     checks = result.checks
     return {
         "model": model.name, "image": question.name, "target": target,
@@ -74,6 +75,26 @@ def _report(question: Question, target: Class, result: Result, folder: Path, alo
         "shares": {part: _shares(result, part) for part in LINES},
         "figure": str(picture), "arrays": str(arrays), **maps,
     }  # fmt: skip
+
+
+def _pictures(graph: OperatorGraph) -> list[str]:
+    """The inputs that are pictures."""
+    return [entry.name for entry in graph.inputs.data if len(entry.shape) == 3]
+
+
+def _maps(question: Question, result: Result, stem: Path, alone: str) -> dict[str, str]:
+    """Write the map of each picture alone; where they are."""
+    from dmbp.plot import draw_map, pixel_map
+
+    found: dict[str, str] = {}
+    values = result.complete if alone == "complete" else result.attribution
+    for name in _pictures(question.graph):
+        own = values[name] if isinstance(values, Mapping) else values
+        drawn = own if alone == "complete" else pixel_map(own)
+        several = isinstance(values, Mapping)
+        path = stem.with_name(f"{stem.name}{f'-{slug(name)}' * several}-{alone}.png")
+        found[f"map of {name}" if several else "map"] = str(save_figure(draw_map(drawn[0]), path))
+    return found
 
 
 def save_apart(result: Result, folder: Path, stem: str) -> Path:
@@ -109,7 +130,8 @@ def _check_same(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 def _shares(result: Result, part: str) -> dict[str, Any]:
     """What each map shows of a part: the paper's the pixels' share, the complete one that of the placed terms too."""
     shares = result.shares[part]
-    pixels, complete = shares.input_share.item(), shares.complete.sum().item()
+    maps = shares.complete.values() if isinstance(shares.complete, Mapping) else [shares.complete]
+    pixels, complete = shares.input_share.item(), sum(each.sum().item() for each in maps)
     rest = {label: share.item() for label, share in shares.rest.items()}
     return {"pixels": pixels, "placed": complete - pixels, "rest": rest}
 
@@ -118,7 +140,7 @@ def _text(question: Question, target: Class, result: Result, report: dict[str, A
     """What `dmbp explain` prints of one target."""
     name = question.named(target)
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
-    files = "\n".join(f"{name}: {report[name]}" for name in ("figure", "map", "arrays") if name in report)
+    files = "\n".join(f"{name}: {report[name]}" for name in report if name.split()[0] in FILES)
     return f"{name}, {report['model']} at {question.name}: {made}\n\n{result.summary()}\n{files}\n"
 
 
