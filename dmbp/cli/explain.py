@@ -28,16 +28,17 @@ from linreg.text import counted
 def run(options: argparse.Namespace) -> None:
     """`dmbp explain`: figures and one file of arrays for each input and target."""
     check_writable(options.out)
-    formats = formats_of(options.format)
+    wanted = Wanted(options.map, options.overlay, formats_of(options.format))
     learned = Options(
         iterations=options.iterations, loss=options.loss, sites=options.sites, unmasked=options.unmasked,
         agreement=options.agreement,
     )  # fmt: skip
     asked = aims(options)
+    wanted.check(asked)
     reports: list[dict[str, Any]] = []
     for aim in asked:
         result = explain(aim.question.graph, aim.question.x, aim.target, options=learned)
-        reports.append(_report(aim, result, options, formats))
+        reports.append(_report(aim, result, options, wanted))
         if not options.json:
             print(_text(aim, result, reports[-1]), flush=True)
         if result.interrupted:
@@ -51,15 +52,14 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(130)
 
 
-def _report(aim: Aim, result: Result, options: argparse.Namespace, formats: tuple[str, ...]) -> dict[str, Any]:
+def _report(aim: Aim, result: Result, options: argparse.Namespace, wanted: Wanted) -> dict[str, Any]:
     """Write arrays and pictures of one target; the object that --json prints."""
     question, model, folder = aim.question, aim.question.model, options.out
     verdict = result.verdict(
         labels=model.label, probability=model.probability, check=options.check and not result.interrupted
     )
     arrays = save_apart(result, writable(folder), aim.stem)
-    wanted = Wanted(options.map, options.overlay, formats)
-    pictures = write_pictures(aim, result, verdict, wanted, folder / arrays.stem)
+    files = write_pictures(aim, result, verdict, wanted, folder / arrays.stem)
     checks = result.checks
     against = None if aim.against is None else {"target": aim.against, "label": question.label(aim.against)}
     return {
@@ -70,7 +70,8 @@ def _report(aim: Aim, result: Result, options: argparse.Namespace, formats: tupl
         "split_error": checks.split_error.item(), "doubt": verdict.rounding.doubtful,
         "iterations": result.iterations, "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
         "shares": {part: _shares(result, part) for part in LINES},
-        "verdict": verdict.record(), "verdict_lines": verdict.lines(), **pictures, "arrays": str(arrays),
+        "verdict": verdict.record() | {"lines": verdict.lines()}, "files": files,
+        **{kind: paths[0] for kind, paths in files.items()}, "arrays": str(arrays),
     }  # fmt: skip
 
 
@@ -107,7 +108,8 @@ def _check_same(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 def _shares(result: Result, part: str) -> dict[str, Any]:
     """What each map shows of a part: the paper's the pixels' share, the complete one that of the placed terms too."""
     shares = result.shares[part]
-    pixels, complete = shares.input_share.item(), shares.complete.sum().item()
+    maps = shares.complete.values() if isinstance(shares.complete, Mapping) else [shares.complete]
+    pixels, complete = shares.input_share.item(), sum(each.sum().item() for each in maps)
     rest = {label: share.item() for label, share in shares.rest.items()}
     return {"pixels": pixels, "placed": complete - pixels, "rest": rest}
 
@@ -115,9 +117,8 @@ def _shares(result: Result, part: str) -> dict[str, Any]:
 def _text(aim: Aim, result: Result, report: dict[str, Any]) -> str:
     """What `dmbp explain` prints of one target."""
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
-    kinds = [name for name in ("figure", "map", "overlay") if name in report]
-    files = [f"{name}: {path}" for name in kinds for path in report[f"{name}s"]] + [f"arrays: {report['arrays']}"]
-    lines = [result.summary(), "", *report["verdict_lines"], *files]
+    files = [f"{kind}: {path}" for kind, paths in report["files"].items() for path in paths]
+    lines = [result.summary(), "", *report["verdict"]["lines"], *files, f"arrays: {report['arrays']}"]
     return f"{aim.name}, {report['model']} at {report['image']}: {made}\n\n" + "\n".join(lines) + "\n"
 
 

@@ -87,11 +87,11 @@ def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -
     classes = tuple(dict.fromkeys(model.index(target, output.shape[1]) for target in options.target or ()))
     if model.labels and output.dim() > 1 and len(model.labels) != output.shape[1]:
         raise DmbpError(f"{model.name} has {len(model.labels)} labels, and {output.shape[1]} scores")
+    labels = _labels(options.names or source.names, x)
     digits = source.classes if knows_digits else ()
     top: Class = None if output.dim() == 1 else int(place.scores(output).argmax())
     question = Question(
-        model, graph, x, classes or digits or (top,), name, place, source.picture(model, x),
-        options.names or source.names,
+        model, graph, x, classes or digits or (top,), name, place, source.picture(model, x), labels,
     )  # fmt: skip
     if known is not None:
         known[spec] = question
@@ -116,6 +116,14 @@ def _told(model: Model, options: argparse.Namespace) -> Model:
     if options.size is not None:
         preprocess = replace(preprocess, size=options.size, crop=1.0)
     return replace(model, preprocess=preprocess, labels=options.labels or model.labels)
+
+
+def _labels(names: tuple[str, ...] | None, x: Any) -> tuple[str, ...] | None:
+    """The names of features or channels, as many as there are."""
+    first = next(iter(x.values())) if isinstance(x, Mapping) else x
+    if names is not None and (first.dim() < 2 or len(names) != first.shape[1]):
+        raise DmbpError(f"there are {len(names)} names of features or channels, and the input is {tuple(first.shape)}")
+    return names
 
 
 def _fixed(source: Source) -> tuple[str, ...] | None:

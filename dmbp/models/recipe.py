@@ -23,6 +23,7 @@ Say what it takes, at the end of {file}:
         return Model("{name}", {call}, Preprocess(size=({side}, {side}), mean={values}, std={values}))
 
 and explain --model {file}:explained, or give --size {side} --mean {words} --std {words}. {note}"""
+MANY = "\nIt takes {channels} channels, and a picture has three: give an array ({channels}, H, W), .npy, in its place."
 NOTE = "mean and std are those that it was trained with."
 UNKNOWN = "The size is to be filled in; mean and std are those that it was trained with, one for each channel."
 TABLES = (
@@ -41,6 +42,8 @@ def recipe(name: str, network: nn.Module) -> str:
         return TABLES.format(features=layers[0].in_features)
     found = next(_taken(network), None)
     channels, side = found or (layers[0].in_channels if layers and isinstance(layers[0], nn.Conv2d) else 3, 64)
+    if channels not in CHANNELS:
+        return MANY.format(channels=channels)
     made = re.fullmatch(r"(.+\.py):(\w+)", name)
     file, call = (made[1], f"{made[2]}()") if made else ("your.py", "your_network()")
     values = f"({', '.join(['0.5'] * channels)}{',' * (channels == 1)})"
