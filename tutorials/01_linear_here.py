@@ -70,6 +70,8 @@ from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
 from dmbp.plot import DIVERGING
 
+plt.rcParams["figure.constrained_layout.use"] = True
+
 # %% [markdown]
 # Computers round. All claims in these lessons are made with 64-bit numbers (`float64`),
 # whose rounding errors are so small that they cannot hide a mistake. `close` asks
@@ -156,7 +158,7 @@ def mark_input(ax):
 
 
 # %% tags=["hide-input"]
-figure, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
+figure, ax = plt.subplots(figsize=(5.6, 4.8))
 colours = region.view(401, 401).T % 20
 ax.imshow(colours.numpy(), cmap="tab20", alpha=0.55, **AREA)
 grid = side.numpy()
@@ -200,7 +202,7 @@ matrices = {
     r"diag$(\mathcal{H}(W_2 h_1))$": torch.diag(open2),
     r"$\hat W_2$: the rows of open units": W2_hat,
 }
-figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6))
 for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
     drawn = ax.imshow(matrix.numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
     ax.set(title=name, xlabel="unit of $h_1$", xticks=range(8), yticks=range(8))
@@ -269,7 +271,7 @@ assert difference[here].abs().max() < 1e-12
 assert difference[~here].abs().max() > 1e-3
 
 # %% tags=["hide-input"]
-figure, ax = plt.subplots(figsize=(6, 4.8), layout="constrained")
+figure, ax = plt.subplots(figsize=(6, 4.8))
 limit = difference.abs().max().item()
 colours = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
 drawn = ax.imshow(difference.T.numpy(), **colours, **AREA)
@@ -320,7 +322,7 @@ print(f'The score of "3" is {score:.2f}.')
 print(f"The shares of all pixels sum to {attribution.sum().item():.2f}.")
 
 # %% tags=["hide-input"]
-figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.8))
 axes[0].imshow(pair[0, 0].numpy(), cmap="gray")
 axes[0].set_title("x")
 limit = attribution.abs().quantile(0.995).item()
