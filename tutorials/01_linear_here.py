@@ -44,10 +44,11 @@
 # | $\check W_l$ | $W_l$ with the gates of the layer before on its inputs | 2 |
 # | $\beta$ | the share that all biases together have in the score | 2 |
 # | $s$, $t$ | a slope and an offset: a gate, or a batch norm, is $s \odot z + t$ | 2 |
-# | $T_l$ | the matrix of a convolution | 3 |
+# | $T_l$, $S_l$ | the matrices of a convolution and of a batch norm | 3 |
 # | $M$, $A$ | the matrices of a max pooling and of an average pooling | 3 |
 # | $I$ | the identity matrix | 3 |
 # | $\sigma_l$, $\Sigma_l$ | the masks of layer $l$, and the same as a diagonal matrix | 3 |
+# | $\hat b_l$ | $b_l$ with its gates: 0 for each closed unit | 4 |
 # | $\hat W_l^+$, $\hat W_l^-$ | the two parts into which the masks split $\hat W_l$ | 4 |
 # | $H_L^+$, $H_L^-$, $H_L^\sim$ | the parts of $H_L$: positive, negative, nuisance | 4 |
 # | $y^+$, $y^-$, $y^\sim$ | the parts of the score: for, against, and the rest | 4 |
@@ -56,6 +57,7 @@
 # | $u$ | $P(0)$: what no mask touches | 4 |
 # | $\mathcal L$ | the objective that learning makes small | 5 |
 # | $\theta_l$ | the logits of the masks: $\sigma_l = \mathrm{sigmoid}(\theta_l)$ | 5 |
+# | $h^+$, $h^-$, $h^\sim$ | the parts of a value on its way through the network | 4 |
 # | $v$ | the average of squared gradients that RMSprop keeps | 5 |
 
 # %%
