@@ -27,6 +27,7 @@ BENCH_MODEL = (
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
 MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
+HTML = "write the explorer too: one page that opens from disk, to look into maps, masks, sites and the ledger"
 WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
 
 LOSS = (
@@ -80,6 +81,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sites", choices=tuple(SITES), default="gates", help=WHERE)
     command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help=REST)
     command.add_argument("--map", choices=("paper", "complete"), help=MAP)
+    command.add_argument("--html", action="store_true", help=HTML)
     _out(command)
 
 

@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> None:
     for target in question.targets:
         result = explain(
             question.graph, question.x, target, iterations=options.iterations, loss=options.loss,
-            sites=options.sites, unmasked=options.unmasked,
+            sites=options.sites, unmasked=options.unmasked, snapshots=_on_the_way(options),
         )  # fmt: skip
-        reports.append(_report(question, target, result, options.out, options.map))
+        reports.append(_report(question, target, result, options.out, options.map, options.html))
         if not options.json:
             print(_text(question, target, result, reports[-1]), flush=True)
         if result.interrupted:
@@ -48,7 +48,15 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(130)
 
 
-def _report(question: Question, target: int, result: Result, folder: Path, alone: str | None) -> dict[str, Any]:
+def _on_the_way(options: argparse.Namespace) -> tuple[int, ...]:
+    """The numbers of updates after which the explorer shows the map too; the first ones move it most."""
+    shares = (0, 0.025, 0.1, 0.25, 0.5, 0.75, 1) if options.html else ()
+    return tuple(sorted({round(share * options.iterations) for share in shares}))
+
+
+def _report(
+    question: Question, target: int, result: Result, folder: Path, alone: str | None, html: bool
+) -> dict[str, Any]:
     """Write figure and arrays of one target, and the map that is wanted alone; the object that --json prints."""
     model = question.model
     label = model.label(target)
@@ -64,6 +72,10 @@ def _report(question: Question, target: int, result: Result, folder: Path, alone
 
         values = result.complete if alone == "complete" else pixel_map(result.attribution)
         maps["map"] = str(save_figure(draw_map(values[0]), folder / f"{stem}-{alone}.png"))
+    if html:
+        drawn = model.preprocess.picture(question.x)
+        asked = f"Why “{label}”? {model.name} at {Path(question.name).name}"
+        maps["page"] = str(result.to_html(folder / f"{stem}.html", picture=drawn, title=asked))
     checks = result.checks
     return {
         "model": model.name, "image": question.name, "target": target, "label": label,
@@ -116,7 +128,7 @@ def _text(question: Question, target: int, result: Result, report: dict[str, Any
     """What `dmbp explain` prints of one target."""
     name = named(report["label"], target)
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
-    files = "\n".join(f"{name}: {report[name]}" for name in ("figure", "map", "arrays") if name in report)
+    files = "\n".join(f"{name}: {report[name]}" for name in ("figure", "map", "page", "arrays") if name in report)
     return f"{name}, {report['model']} at {question.name}: {made}\n\n{result.summary()}\n{files}\n"
 
 
