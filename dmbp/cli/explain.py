@@ -75,7 +75,9 @@ def _report(
     if html:
         drawn = model.preprocess.picture(question.x)
         asked = f"Why “{label}”? {model.name} at {Path(question.name).name}"
-        maps["page"] = str(result.to_html(folder / f"{stem}.html", picture=drawn, title=asked))
+        verdict = result.verdict(labels=model.label, probability=model.probability)
+        page = result.to_html(folder / f"{stem}.html", picture=drawn, title=asked, verdict=verdict)
+        maps["page"] = str(page)
     checks = result.checks
     return {
         "model": model.name, "image": question.name, "target": target, "label": label,

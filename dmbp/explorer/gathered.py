@@ -15,6 +15,7 @@ from dmbp.explorer.strip import network
 from dmbp.explorer.views import described, views
 from dmbp.result import Result
 from dmbp.split import Split
+from dmbp.verdict import Verdict
 from linreg import __version__
 from linreg.target import sum_per_image
 
@@ -23,11 +24,17 @@ OWN_NAMES = 900_000  # characters of tables of names and numbers, beyond which a
 
 
 def gathered(
-    result: Result, image: int, picture: np.ndarray | None, title: str, names: Sequence[str] | None
+    result: Result,
+    image: int,
+    picture: np.ndarray | None,
+    title: str,
+    names: Sequence[str] | None,
+    verdict: Verdict,
 ) -> tuple[dict[str, Any], Pack]:
     """The value, ready for JSON, and the arrays it refers to."""
     pack = Pack()
     value: dict[str, Any] = {"about": _about(result, image, title), **_numbers(result, image)}
+    value["verdict"] = _told(verdict)
     value["ledger"] = _ledger(result, image)
     room = ROOM - max(0, len(json.dumps(value["ledger"])) * 3 - OWN_NAMES)
     value["history"] = {part: pack.add(steps[:, image].numpy(force=True)) for part, steps in result.history.items()}
@@ -62,7 +69,7 @@ def _about(result: Result, image: int, title: str) -> dict[str, Any]:
 
 
 def _numbers(result: Result, image: int) -> dict[str, Any]:
-    """The split, where each part comes from, how exactly it holds, and the verdict."""
+    """The split, where each part comes from, and how exactly it holds."""
     checks = result.checks
     return {
         "scores": {line: score[image].item() for line, score in result.scores.items()},
@@ -73,7 +80,6 @@ def _numbers(result: Result, image: int) -> dict[str, Any]:
             "split_error": checks.split_error[image].item(),
             "certificate": checks.certificate[image],
         },
-        "verdict": _verdict(result, image),
     }
 
 
@@ -84,13 +90,9 @@ def _shares(result: Result, line: str, image: int) -> dict[str, Any]:
     return {"input": shares.input_share[image].item(), "placed": bias - rest, "rest": rest}
 
 
-def _verdict(result: Result, image: int) -> dict[str, Any] | None:
-    """What the explanation says of itself; None where it says nothing."""
-    told = getattr(result, "verdict", None)
-    if told is None:
-        return None
-    verdict = told(image)
-    return {"lines": [str(line) for line in verdict.lines]}
+def _told(verdict: Verdict) -> dict[str, Any]:
+    """What the explanation says of itself: its lines, and the values behind them."""
+    return {"lines": list(verdict.lines()), **verdict.record()}
 
 
 def _ledger(result: Result, image: int) -> list[dict[str, Any]]:

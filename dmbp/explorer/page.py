@@ -15,10 +15,12 @@ import numpy as np
 
 from dmbp.account import check_image
 from dmbp.explorer.gathered import gathered
+from dmbp.explorer.packing import Pack
 from dmbp.files import whole
 
 if TYPE_CHECKING:
     from dmbp.result import Result
+    from dmbp.verdict import Verdict
 
 SCRIPTS = (
     "arrays", "numbers", "colours", "scene", "picture", "lines", "bars", "maps", "curves", "strip", "site", "ledger",
@@ -34,40 +36,35 @@ def write_page(
     picture: np.ndarray | None = None,
     title: str = "",
     names: Sequence[str] | None = None,
+    verdict: Verdict | None = None,
     lessons: str | None = None,
 ) -> Path:
     """Write the explorer of one image of a result to `path`, whole or not at all, and return the path.
 
     `picture` (H, W, 3) in [0, 1] is drawn in the place of x; `names` are those of the features of a table, or of the
-    channels of a signal; both belong to the first input. `lessons` is the address of the built tutorials, absolute or
-    from the page: with it, each panel links to its lesson, else it names it. Raises DmbpError where the batch has no
-    such image, for a picture or names that do not fit, and where the file cannot be written.
+    channels of a signal; both belong to the first input. `verdict` is `result.verdict(image)` unless one with more in it
+    is at hand (class names, what was tried). `lessons` is the address of the built tutorials, absolute or from the page:
+    with it, each panel links to its lesson, else it names it. Raises DmbpError where the batch has no such image, for a
+    picture or names that do not fit, and where the file cannot be written.
     """
     check_image(result.account, image)
     path = Path(path)
-    text = page(result, image, picture, title, names, lessons)
+    value, pack = gathered(result, image, picture, title, names, verdict or result.verdict(image))
+    text = _filled(_parts(value, pack), lessons)
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
 
 
-def page(
-    result: Result,
-    image: int = 0,
-    picture: np.ndarray | None = None,
-    title: str = "",
-    names: Sequence[str] | None = None,
-    lessons: str | None = None,
-) -> str:
-    """The text of the page."""
-    value, pack = gathered(result, image, picture, title, names)
-    return _filled({
+def _parts(value: dict[str, Any], pack: Pack) -> dict[str, str]:
+    """What the frame has places for."""
+    return {
         "TITLE": escape(value["about"]["title"]),
         "STYLE": _part("style.css"),
         "SCRIPT": "\n".join(_part(f"{name}.js") for name in SCRIPTS),
         "DATA": _in_script(value),
         "ARRAYS": pack.text(),
-    }, lessons)  # fmt: skip
+    }
 
 
 def _filled(parts: dict[str, str], lessons: str | None) -> str:

@@ -164,7 +164,7 @@ def _drawn(view: View, x: Tensor, picture: np.ndarray | None) -> str | None:
         return None
     from PIL import Image
 
-    from dmbp.plot.explanation_picture import scaled
+    from dmbp.plot.scales import scaled
 
     values = scaled(x) if picture is None else np.asarray(picture)
     if values.ndim != 3 or values.shape[2] != 3:

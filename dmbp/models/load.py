@@ -235,7 +235,6 @@ def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
 
 
 def _voc(match: re.Match[str], weights: Path | None) -> Model:
-    needs("torchvision", EVAL)
     return Model(match[0], voc_network(match[1], weights), CAFFE, VOC_CLASSES, "sigmoid")
 
 
