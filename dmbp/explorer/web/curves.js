@@ -1,7 +1,7 @@
 // y⁺, y⁻ and y~ by iteration, a slider that moves along them, and the maps kept on the way.
 
 const CURVES = [["positive", "for"], ["negative", "against"], ["nuisance", "nuisance"]];
-const CHART = { height: 300, left: 46, right: 64, top: 14, bottom: 30 };
+const CHART = { left: 46, right: 64, top: 14, bottom: 30 };
 
 function startCurves() {
   state.at = lastIteration();
@@ -74,13 +74,14 @@ function ticks(low, high, wanted = 5) {
 
 function scales() {
   const width = document.getElementById("curves").clientWidth || 600;
+  const height = width < 480 ? 280 : 420;
   const values = [0, data.scores.y, ...CURVES.flatMap(([part]) => Array.from(data.history[part]))];
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));
   const pad = 0.06 * (high - low || 1);
-  const inner = [width - CHART.left - CHART.right, CHART.height - CHART.top - CHART.bottom];
+  const inner = [width - CHART.left - CHART.right, height - CHART.top - CHART.bottom];
   return {
-    width, low: low - pad, high: high + pad,
+    width, height, low: low - pad, high: high + pad,
     x: (at) => CHART.left + (inner[0] * at) / (lastIteration() || 1),
     y: (value) => CHART.top + inner[1] * (1 - (value - low + pad) / (high - low + 2 * pad)),
     at: (x) => ((x - CHART.left) / inner[0]) * lastIteration(),
@@ -89,14 +90,14 @@ function scales() {
 
 function drawCurves() {
   const scale = scales();
-  const chart = drawn("svg", { width: scale.width, height: CHART.height, role: "img", "aria-label": "y⁺, y⁻ and y~ by iteration" });
+  const chart = drawn("svg", { width: scale.width, height: scale.height, role: "img", "aria-label": "y⁺, y⁻ and y~ by iteration" });
   for (const value of ticks(scale.low, scale.high)) {
     chart.append(
       drawn("line", { x1: CHART.left, x2: scale.width - CHART.right, y1: scale.y(value), y2: scale.y(value), class: value ? "grid" : "zero" }),
       drawn("text", { x: CHART.left - 8, y: scale.y(value) + 4, class: "tick end" }, format(value, { figures: 3 }).replace(/\.0+$/, "")));
   }
   for (const at of ticks(0, lastIteration(), scale.width < 480 ? 3 : 5).filter(Number.isInteger)) {
-    chart.append(drawn("text", { x: scale.x(at), y: CHART.height - 8, class: "tick middle" }, String(at)));
+    chart.append(drawn("text", { x: scale.x(at), y: scale.height - 8, class: "tick middle" }, String(at)));
   }
   const y = scale.y(data.scores.y);
   chart.append(drawn("line", { x1: CHART.left, x2: scale.width - CHART.right, y1: y, y2: y, class: "score" }));
@@ -104,7 +105,7 @@ function drawCurves() {
     const points = Array.from(data.history[part], (value, at) => `${scale.x(at).toFixed(1)},${scale.y(value).toFixed(1)}`);
     chart.append(drawn("polyline", { points: points.join(" "), class: `curve ${name}` }));
   }
-  const now = drawn("g", { class: "now" }, drawn("line", { x1: scale.x(state.at), x2: scale.x(state.at), y1: CHART.top, y2: CHART.height - CHART.bottom }));
+  const now = drawn("g", { class: "now" }, drawn("line", { x1: scale.x(state.at), x2: scale.x(state.at), y1: CHART.top, y2: scale.height - CHART.bottom }));
   for (const [part, name] of CURVES) {
     now.append(drawn("circle", { cx: scale.x(state.at), cy: scale.y(data.history[part][state.at]), r: 5, class: name }));
   }
@@ -127,7 +128,7 @@ function endLabels(scale) {
 function drawNow() {
   const line = document.getElementById("curves-now");
   const parts = CURVES.flatMap(([part, name]) => [
-    make("span", { class: name }, `${LINES[part]} = `), number(data.history[part][state.at], `result.history["${part}"][${state.at}, ${data.about.image}]`, { signed: true }), " ",
+    make("span", { class: name }, `${LINES[part]} = `), number(data.history[part][state.at], `result.history["${part}"][${state.at}, ${data.about.image}]`, { signed: true }), ", ",
   ]);
   const sum = CURVES.reduce((whole, [part]) => whole + data.history[part][state.at], 0);
   line.replaceChildren(`After ${state.at} ${state.at === 1 ? "update" : "updates"}: `, ...parts, "their sum: ", number(sum, `result.scores["y"][${data.about.image}]`, { signed: true }));
@@ -156,6 +157,7 @@ function drawFilm() {
     film.replaceChildren();
     return;
   }
+  film.classList.toggle("flat", input.kind === "signal");
   const limit = limitFor(input, "paper", "both");
   const shown = snapshotAt(input, state.at);
   film.replaceChildren(...input.snapshots.map((kept) => {

@@ -3,23 +3,40 @@
 let mapView = null;
 
 function startMap() {
-  change({ kind: "paper" });
+  change({ kind: bestKind(), pixel: strongestPlace() });
   buildMap();
   draw.map = drawMap;
   draw.reading = drawReading;
   offer("map", mapRows, () => pythonOf(theInput(), state.kind, state.part));
 }
 
+// The map that the verdict trusts most.
+function bestKind() {
+  const complete = theInput().maps.complete.y && data.verdict.trusted.join() === "complete";
+  return complete ? "complete" : "paper";
+}
+
+// Where the map is strongest: something to read from the start.
+function strongestPlace() {
+  const input = theInput();
+  const values = mapOf(input, state.kind, "both");
+  const best = values.reduce((best, value, i) => (Math.abs(value) > Math.abs(values[best]) ? i : best), 0);
+  const sizes = input.axes.map((size) => Math.ceil(size / input.block));
+  return places(best, sizes).reduce((index, place, axis) => index * input.axes[axis] + place * input.block, 0);
+}
+
 function buildMap() {
   const input = theInput();
   mapView = viewOf(input, (index) => change({ pixel: index }, "reading"));
+  mapView.at = state.pixel;
   document.getElementById("map-view").replaceChildren(mapView.element);
   const controls = document.getElementById("map-controls");
   controls.replaceChildren();
   if (data.inputs.length > 1) {
     const names = data.inputs.map((each, i) => [String(i), each.name]);
     controls.append(picker("choose-input", "Input", names, String(state.input), (chosen) => {
-      change({ input: Number(chosen), pixel: null, channel: "all", kind: "paper" });
+      change({ input: Number(chosen), channel: "all", kind: "paper" });
+      change({ pixel: strongestPlace(), kind: bestKind() });
       buildMap();
       change({}, "map", "reading", "site", "film");
     }));

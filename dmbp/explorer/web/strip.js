@@ -15,9 +15,9 @@ function startStrip() {
     return;
   }
   const nodes = data.network.nodes.map((node) => ({ ...node, ...data.network.sites[node.name] }));
-  const largest = Object.fromEntries(LANES_OF_STRIP.map(([name, value]) => [name, Math.max(...nodes.map((node) => Math.abs(value(node) ?? 0))) || 1]));
+  const ranges = Object.fromEntries(LANES_OF_STRIP.map(([name, value]) => [name, rangeOf(nodes.map((node) => value(node) ?? 0))]));
   const names = make("div", { class: "lane-titles" }, ...LANES_OF_STRIP.map(([name]) => make("span", {}, name)), make("span", {}, "masks lean"), make("span", { class: "last" }, "operator"));
-  const columns = make("div", { class: "columns", role: "group", "aria-label": "Operators of the network" }, ...nodes.map((node) => columnOf(node, largest)));
+  const columns = make("div", { class: "columns", role: "group", "aria-label": "Operators of the network" }, ...nodes.map((node) => columnOf(node, ranges)));
   place.append(names, columns);
   columns.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -39,14 +39,16 @@ function startStrip() {
   chooseSite(best.name);
 }
 
-function columnOf(node, largest) {
-  const lanes = LANES_OF_STRIP.map(([name, value, kind]) => {
-    const found = value(node);
-    const bar = make("span", { class: `bar ${kind}` });
-    const size = (48 * Math.abs(found ?? 0)) / largest[name];
-    bar.style.cssText = found > 0 ? `bottom: 50%; height: ${size}%` : `top: 50%; height: ${size}%`;
-    return make("span", { class: "lane" }, found === null || found === undefined ? null : bar);
-  });
+// From the lowest to the highest of some values and zero, with a little air.
+function rangeOf(values) {
+  const low = values.reduce((a, b) => Math.min(a, b), 0);
+  const high = values.reduce((a, b) => Math.max(a, b), 0);
+  const air = 0.08 * (high - low || 1);
+  return { low: low - air, high: high + air };
+}
+
+function columnOf(node, ranges) {
+  const lanes = LANES_OF_STRIP.map(([name, value, kind]) => laneOf(value(node), ranges[name], kind));
   const told = [node.name, node.kind, node.shape.join(" × ")];
   if (node.site) {
     told.push(`y⁺ ${format(node.carry.positive, { signed: true })}, y⁻ ${format(node.carry.negative, { signed: true })}, y~ made ${format(node.carry.nuisance, { signed: true })}`);
@@ -58,6 +60,18 @@ function columnOf(node, largest) {
     ...lanes, leanBar(node), make("span", { class: "label" }, node.name));
   column.addEventListener("click", () => chooseSite(node.name));
   return column;
+}
+
+function laneOf(value, { low, high }, kind) {
+  const lane = make("span", { class: "lane" });
+  const height = (amount) => (100 * amount) / (high - low);
+  lane.style.setProperty("--zero", `${height(high)}%`);
+  if (value) {
+    const bar = make("span", { class: `bar ${kind}` });
+    bar.style.cssText = `top: ${height(high - Math.max(0, value))}%; height: ${height(Math.abs(value))}%`;
+    lane.append(bar);
+  }
+  return lane;
 }
 
 // Of all units: those that lean to y⁺ and to y⁻, undecided ones, and those that cannot learn.

@@ -16,7 +16,7 @@ function startTrust() {
     const told = { "+-": "Here the loss was y⁻ − y⁺.", "+": "Here the loss was −y⁺.", none: "Here nothing was learned: all masks are 1, and the map is c ⊙ x." };
     document.getElementById("loss-told").prepend(`${told[about.loss] ?? "Here the loss was one of the user's own."} Shown is Eq. (10). `);
   }
-  offer("trust", trustRows, () => `print(result.summary(${about.image}))`);
+  offer("trust", trustRows, () => `print(result.verdict(${about.image}))\nprint(result.summary(${about.image}))`);
 }
 
 // One bar on one axis: against to the left of zero, for to the right, the score as a mark.
@@ -42,11 +42,25 @@ function drawSplit() {
   document.getElementById("split").replaceChildren(sum, track);
 }
 
+// A sentence begins with a capital, unless with a symbol such as y⁺.
+function capital(text) {
+  return /^[a-z]{2}/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+}
+
+const LEVELS = { good: "✓", doubtful: "?", "do not trust": "✗", "not judged": "–" };
+
+function levelMark(level) {
+  return make("span", { class: `level ${level.replaceAll(" ", "-")}`, title: level }, LEVELS[level] ?? "·");
+}
+
+// In a line under the score, and in its panel part by part: words first, each with its own level where it has one.
 function drawVerdict() {
-  const list = document.getElementById("verdict");
-  const lines = data.verdict?.lines ?? [];
-  list.replaceChildren(...lines.map((line) => make("li", {}, line)));
-  list.hidden = !lines.length;
+  const { verdict } = data;
+  document.getElementById("word").replaceChildren(levelMark(verdict.level), make("b", {}, `${capital(verdict.level)}: `), verdict.words, ".");
+  const parts = ["paper", "complete", "growth", "settled", "rounding", "standing", "tried"].map((name) => verdict[name]).filter(Boolean);
+  const seen = new Set();
+  const told = parts.filter((part) => part.words && !seen.has(part.words) && seen.add(part.words));
+  document.getElementById("verdict").replaceChildren(...told.map((part) => make("li", {}, levelMark(part.level ?? ""), make("span", {}, `${capital(part.words)}.`))));
 }
 
 // Of each part, what the maps show of it; sizes are shares of the sum of absolute values.
