@@ -32,6 +32,7 @@ CHECK = (
     "put the maps to the test: their insertion areas beside those of c ⊙ x and of a random order, and the maps of the "
     "network with its last layer drawn anew; takes longer than the explanation"
 )
+HTML = "write the explorer too: one page that opens from disk, to look into maps, masks, sites and the ledger"
 MAPS = ("paper", "complete")
 
 
@@ -54,3 +55,4 @@ def looking_words(command: argparse.ArgumentParser) -> None:
     group.add_argument("--overlay", choices=MAPS, help=OVERLAY)
     group.add_argument("--format", default="png", metavar="png,svg,pdf", help=FORMAT)
     group.add_argument("--check", action="store_true", help=CHECK)
+    group.add_argument("--html", action="store_true", help=HTML)
