@@ -1,4 +1,4 @@
-"""What `dmbp inspect --regions` says: how far the linear function at a picture reaches, and which units end it."""
+"""What `dmbp inspect --regions` says: how far the linear function at an input reaches, and which units end it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dmbp.cli.question import Question, quietly
+from dmbp.errors import DmbpError
 from dmbp.files import save_figure, writable
 from linreg import Linearization, LinregError, trace
 from linreg.operators.sparse import to_numpy
@@ -26,7 +27,7 @@ SECONDS = 60
 
 @dataclass(frozen=True, eq=False)
 class RegionReport:
-    """The region of a picture: its nearest walls in ℓ2, what else is told of it by name, and the same in words."""
+    """The region of an input: its nearest walls in ℓ2, what else is told of it by name, and the same in words."""
 
     lin: Linearization
     nearest: Walls
@@ -34,15 +35,17 @@ class RegionReport:
     words: str
 
 
-def region_report(question: Question, to: Tensor | None) -> RegionReport:
-    """The region of the question's picture, and the pieces on the line to another one, all in float64.
+def region_report(question: Question, to: Tensor | None, output: str | None = None) -> RegionReport:
+    """The region of the question's input, and the pieces on the line to another one, all in float64.
 
-    In float32 the nearest walls of a large network are closer than rounding.
+    In float32 the nearest walls of a large network are closer than rounding. Raises DmbpError for several inputs.
     """
+    if not isinstance(question.x, Tensor):
+        raise DmbpError("--regions is for networks of one input: linreg.regions takes several of them in a row")
     network = deepcopy(question.model.network).double()
     x = question.x.double()
     with quietly():
-        graph = trace(network, x)
+        graph = trace(network, x, output=output)
     lin = graph.linearize(x)
     nearest, pattern = walls(lin), lin.pattern()
     told: dict[str, Any] = {
@@ -95,24 +98,29 @@ def _reach(distance: float) -> str:
 
 
 def _inradius(question: Question, lin: Linearization) -> tuple[float | None, str]:
-    """The radius of the largest ball within the region and the values of pixels, where a linear program is possible."""
-    size = (*question.model.preprocess.size, 3)
-    low, high = (question.model.preprocess.tensor(np.full(size, value)).double() for value in (0.0, 1.0))
-    margin = 1e-6 * (high - low)  # of what float32 makes of black and white
+    """The radius of the largest ball in the region, of a picture within black and white, where linear programs are."""
+    bounds, where = None, ""
+    if question.picture is not None:
+        size = (*question.model.preprocess.size, 3)
+        black, white = (question.model.preprocess.tensor(np.full(size, p)).double()[0] for p in (0.0, 1.0))
+        margin = 1e-6 * (white - black)  # of what float32 makes of black and white
+        bounds, where = (black - margin, white + margin), ", with pixels between black and white,"
     try:
-        ball = polytope(lin, bounds=(low[0] - margin[0], high[0] + margin[0])).ball
+        ball = polytope(lin, bounds).ball
     except LinregError as error:
         return None, f"its largest ball is not told: {error}"
-    return ball.radius, f"the largest ball in it, with pixels between black and white, has radius {number(ball.radius)}"
+    if ball.radius == inf:
+        return inf, "it holds balls of any size: it has no end on some side"
+    return ball.radius, f"the largest ball in it{where} has radius {number(ball.radius)}"
 
 
 def _line(lin: Linearization, to: Tensor) -> tuple[dict[str, Any], str]:
-    """How many pieces the straight line to another picture has: counted, or where that would take long, estimated."""
+    """How many pieces the straight line to another input has: counted, or where that would take long, estimated."""
     expected = estimate(lin.graph, lin.input, to)
     told: dict[str, Any] = {"estimate": expected.pieces, "low": expected.low, "high": expected.high}
     if expected.high > PIECES or expected.seconds > SECONDS:
-        return told | {"pieces": None}, f"the line to the other picture: {expected}; not counted"
+        return told | {"pieces": None}, f"the line to the other input: {expected}; not counted"
     found = segment(lin.graph, lin.input, to, progress=False)
     length = torch.linalg.vector_norm(to - lin.input).item()
-    text = f"the line to the other picture, {number(length)} long in ℓ2, passes {len(found):,} pieces"
+    text = f"the line to the other input, {number(length)} long in ℓ2, passes {len(found):,} pieces"
     return told | {"pieces": len(found), "length": length}, text

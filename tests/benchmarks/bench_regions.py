@@ -6,10 +6,7 @@ the model itself on as many points in batches of the size that it is fastest wit
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -17,9 +14,6 @@ from torch import Tensor, nn
 
 import dmbp.images
 import dmbp.networks
-import linreg
-from dmbp.models import load_model
-from linreg.regions import estimate, plane, segment
 
 BATCHES = (16, 64, 256)
 
