@@ -680,7 +680,7 @@ assert from_b1 < from_half
 
 # %% tags=["hide-cell"]
 # 4. Both sides go on growing, and the nuisance stays small. The map of 600 steps is
-# that of 200, but for its scale: they correlate by 0.99. (Only 20 steps are run here.)
+# that of 200 but for its scale: they correlate by 0.99. (Only 20 steps are run here.)
 short = dmbp.explain(graph, pair, 3, iterations=20, progress=False)
 assert short.split.positive < results["all"].split.positive
 assert short.split.negative > results["all"].split.negative
