@@ -79,7 +79,10 @@ assert dmbp.find_sites(lin.graph) == sites
 # $y - 2 y^+$. If $y^\sim$ is negative, its absolute value is $-y^\sim$, and the
 # objective becomes $2 y^- - y$. The larger of the two is always the right one:
 #
-# $$y^- - y^+ + |y^\sim| \;=\; \max(y - 2 y^+, \; 2 y^- - y)$$
+# $$\begin{aligned}
+# &y^- - y^+ + |y^\sim| \\
+# &= \max(y - 2 y^+, \; 2 y^- - y)
+# \end{aligned}$$
 #
 # We check this on a whole grid of possible values of $y^+$ and $y^-$. `loss_all` is the
 # objective as `dmbp` computes it.
@@ -321,8 +324,8 @@ title = ax.set_title("bars: autograd; dots: what arrives × what was there")
 # zero, it starts in the middle:
 #
 # $$\theta_l^i = \begin{cases}
-# 2 & \text{if } \nabla_{h_l}^i F^+ > 0 \text{ and } \nabla_{h_l}^i F^- > 0 \\
-# -2 & \text{if } \nabla_{h_l}^i F^+ < 0 \text{ and } \nabla_{h_l}^i F^- < 0 \\
+# 2 & \text{if } \nabla_{h_l}^i F^+ > 0, \; \nabla_{h_l}^i F^- > 0 \\
+# -2 & \text{if } \nabla_{h_l}^i F^+ < 0, \; \nabla_{h_l}^i F^- < 0 \\
 # 0 & \text{otherwise}
 # \end{cases}$$
 #
@@ -584,8 +587,11 @@ legend = ax.legend()
 # What is each term of the objective good for? The paper's Table 1 compares three
 # objectives. We compare their maps of the picture with a 3 and a 9, all for "3":
 #
-# $$\text{DMBP}^{+}: -y^+, \qquad \text{DMBP}^{+,-}: y^- - y^+, \qquad
-# \text{DMBP}^{All}: y^- - y^+ + |y^\sim|$$
+# $$\begin{aligned}
+# \text{DMBP}^{+} &: \; -y^+ \\
+# \text{DMBP}^{+,-} &: \; y^- - y^+ \\
+# \text{DMBP}^{All} &: \; y^- - y^+ + |y^\sim|
+# \end{aligned}$$
 #
 # First a check: `masked_backward` with the learnt masks gives the maps of `explain`.
 
@@ -684,9 +690,9 @@ assert from_b1 < from_half
 short = dmbp.explain(graph, pair, 3, iterations=20, progress=False)
 assert short.split.positive < results["all"].split.positive
 assert short.split.negative > results["all"].split.negative
-pixels = torch.stack([short.attribution.flatten(), results["all"].attribution.flatten()])
+pixels = [short.attribution.flatten(), results["all"].attribution.flatten()]
 print(short.split)
-print(f"correlation of the maps: {torch.corrcoef(pixels)[0, 1]:.2f}")
+print(f"correlation of the maps: {torch.corrcoef(torch.stack(pixels))[0, 1]:.2f}")
 
 # %% tags=["hide-cell"]
 # 5. They are the same.
