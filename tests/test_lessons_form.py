@@ -20,15 +20,14 @@ HANDS = ("**Change a number and look.**", "**Do it to your own network.**")
 FOLDED = {"hide-input", "hide-cell"}
 
 # Pages that are still to be rewritten. A page leaves this list for good.
-NOT_YET = {
-    "06_masks",
-    "07_pictures",
-    "08_beyond_relu",
-}
+NOT_YET = {"06_masks", "07_pictures"}
 LESSONS = {name: path for name, path in TUTORIALS.items() if name not in NOT_YET}
 
 # What draws. Such a cell draws and does nothing else, and is folded.
 DRAWS = re.compile(r"\b(plt\.(subplots|figure|subplot_mosaic)|draw_\w+|\w+_sheet|waterfall|drift_lines|\w+\.plot)\(")
+
+# Of these the library's own, whose last line is the figure that a notebook shows.
+GIVES_A_FIGURE = re.compile(r"(^|\.)(draw_curve|draw_explanation|\w+_sheet)$")
 
 
 def problems(text: str) -> list[str]:
@@ -112,8 +111,10 @@ def shows(statement: ast.stmt) -> bool:
     """Whether a notebook would print what the last statement of a cell gives."""
     if not isinstance(statement, ast.Expr):
         return False
-    called = statement.value.func if isinstance(statement.value, ast.Call) else None
-    return not (isinstance(called, ast.Name) and called.id == "print") and not isinstance(statement.value, ast.Constant)
+    if isinstance(statement.value, ast.Constant):
+        return False
+    called = ast.unparse(statement.value.func) if isinstance(statement.value, ast.Call) else ""
+    return called != "print" and not GIVES_A_FIGURE.search(called)
 
 
 def definition(text: str, name: str) -> str | None:

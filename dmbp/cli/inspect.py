@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from dmbp.cli.json_text import as_json
-from dmbp.cli.question import ask, named
+from dmbp.cli.question import ask
 
 
 def run(options: argparse.Namespace) -> None:
@@ -20,10 +20,10 @@ def run(options: argparse.Namespace) -> None:
     if not options.json:
         print(f"{question.model.name} at {question.name}\n\n{lin.summary()}")
     for target in question.targets:
-        ledger, certificate = lin.ledger(target), lin.certificate(target)
-        label = question.model.label(target)
+        weights, label = question.target(target), question.label(target)
+        ledger, certificate = lin.ledger(weights), lin.certificate(weights)
         if not options.json:
-            print(f"\nledger of {named(label, target)}\n\n{ledger.summary()}\n\ncertificate: {certificate.summary()}")
+            print(f"\nledger of {question.named(target)}\n\n{ledger.summary()}\n\ncertificate: {certificate.summary()}")
         summary["targets"].append(
             {
                 "target": target, "label": label, "y": certificate.score.item(), "ledger": ledger.to_dict(),
