@@ -7,10 +7,8 @@ from pathlib import Path
 
 from dmbp import __version__
 from dmbp.bench import PARTS as MEASURES
+from dmbp.cli.explain_words import learning_words, looking_words, rather_words
 from dmbp.cli.input_words import WEIGHTS, input_words, network_words, target_words
-from dmbp.learning.objective import LOSSES
-from dmbp.masks import SITES
-from dmbp.split import UNMASKED
 
 EXPLAIN = "explain an input: prints the split, writes a figure (.png) and all arrays (.npz)"
 INSPECT = "print a network's operators at an input, the ledger of a score, and its certificate"
@@ -20,20 +18,6 @@ BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal
 BENCH_MODEL = (
     "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
     "or torchvision:NAME, with random weights unless --weights gives some"
-)
-MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
-
-LOSS = (
-    "what the masks minimise: all: y⁻ − y⁺ + |y~|, so that y⁺ and y⁻ take up the score (Eq. 10, default); +-: y⁻ − y⁺; "
-    "+: −y⁺; none: nothing is learned, and the map is c ⊙ x (Eq. 5)"
-)
-WHERE = (
-    "what is masked: gates: the output of each ReLU or other gate (Eq. 16, default); blocks: each residual block as a "
-    "whole, its shortcut included"
-)
-REST = (
-    "where the score that no mask touches, such as the last layer's bias, is counted: nuisance: once, in y~ (default); "
-    "both: in y⁺ and in y⁻ alike (Algorithm 1 to the letter)"
 )
 
 MODELS = "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME, path.py:factory; repeatable"
@@ -67,12 +51,12 @@ def _inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
-    _inspect(command)
-    command.add_argument("--iterations", type=_count, default=200, help="default: 200")
-    command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help=LOSS)
-    command.add_argument("--sites", choices=tuple(SITES), default="gates", help=WHERE)
-    command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help=REST)
-    command.add_argument("--map", choices=("paper", "complete"), help=MAP)
+    input_words(command, several=True)
+    network_words(command)
+    target_words(command)
+    rather_words(command)
+    learning_words(command, type_=_count)
+    looking_words(command)
     _out(command)
 
 

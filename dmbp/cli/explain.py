@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,85 +15,82 @@ from zipfile import BadZipFile
 import numpy as np
 
 from dmbp.account import LINES
+from dmbp.cli.aim import Aim, aims
 from dmbp.cli.json_text import as_json
-from dmbp.cli.question import Question, ask
-from dmbp.cli.where import Class
-from dmbp.errors import DmbpError
+from dmbp.cli.written import Wanted, formats_of, write_pictures
 from dmbp.explanation import explain
-from dmbp.files import check_writable, save_figure, slug, writable
+from dmbp.files import check_writable, writable
+from dmbp.learning.options import Options
 from dmbp.result import Result, write_arrays
-from linreg import OperatorGraph
+from dmbp.verdict import Verdict
 from linreg.text import counted
-
-FILES = ("figure", "map", "arrays")  # words of a report that name files
 
 
 def run(options: argparse.Namespace) -> None:
-    """`dmbp explain`: one figure and one file of arrays for each target."""
+    """`dmbp explain`: figures and one file of arrays for each input and target."""
     check_writable(options.out)
-    question = ask(options)
-    if options.map and not _pictures(question.graph):
-        raise DmbpError(f"--map draws a picture's map, and the network takes none: {question.graph}")
+    wanted = Wanted(options.map, options.overlay, formats_of(options.format))
+    learned = Options(
+        iterations=options.iterations, loss=options.loss, sites=options.sites, unmasked=options.unmasked,
+        agreement=options.agreement,
+    )  # fmt: skip
+    asked = aims(options)
+    wanted.check(asked)
     reports: list[dict[str, Any]] = []
-    for target in question.targets:
+    for aim in asked:
         result = explain(
-            question.graph, question.x, question.target(target), iterations=options.iterations, loss=options.loss,
-            sites=options.sites, unmasked=options.unmasked,
-        )  # fmt: skip
-        reports.append(_report(question, target, result, options.out, options.map))
+            aim.question.graph, aim.question.x, aim.target, options=learned, snapshots=_on_the_way(options)
+        )
+        reports.append(_report(aim, result, options, wanted))
         if not options.json:
-            print(_text(question, target, result, reports[-1]), flush=True)
+            print(_text(aim, result, reports[-1]), flush=True)
         if result.interrupted:
             break
     if options.json:
-        print(as_json(reports[0] if len(question.targets) == 1 else reports))
+        print(as_json(reports[0] if len(asked) == 1 else reports))
     if result.interrupted:
-        rest = ", ".join(question.named(t) for t in question.targets[len(reports) :])
+        rest = ", ".join(aim.name for aim in asked[len(reports) :])
         left = f"; not begun: {rest}" if rest else ""
         print(f"dmbp: interrupted after {_iterations(result)}; kept what was reached{left}", file=sys.stderr)
         raise SystemExit(130)
 
 
-def _report(question: Question, target: Class, result: Result, folder: Path, alone: str | None) -> dict[str, Any]:
-    """Write figure and arrays of one target, and the map that is wanted alone; the object that --json prints."""
-    model = question.model
-    stem = _stem(question, target)
-    title = f"{question.named(target)}, {model.name}"
-    figure = result.plot(picture=question.picture, names=question.labels, title=title)
-    arrays = save_apart(result, writable(folder), stem)
-    stem = arrays.stem
-    picture = save_figure(figure, folder / f"{stem}.png")
-    maps = _maps(question, result, folder / stem, alone) if alone else {}
+def _on_the_way(options: argparse.Namespace) -> tuple[int, ...]:
+    """The numbers of updates after which the explorer shows the map too; the first ones move it most."""
+    shares = (0, 0.025, 0.1, 0.25, 0.5, 0.75, 1) if options.html else ()
+    return tuple(sorted({round(share * options.iterations) for share in shares}))
+
+
+def _page(aim: Aim, result: Result, verdict: Verdict, path: Path) -> str:
+    """Write the explorer of one target."""
+    question = aim.question
+    asked = f"Why {aim.name}? {question.model.name} at {Path(question.name).name}"
+    return str(result.to_html(path, picture=question.picture, title=asked, names=question.labels, verdict=verdict))
+
+
+def _report(aim: Aim, result: Result, options: argparse.Namespace, wanted: Wanted) -> dict[str, Any]:
+    """Write arrays and pictures of one target; the object that --json prints."""
+    question, model, folder = aim.question, aim.question.model, options.out
+    verdict = result.verdict(
+        labels=model.label, probability=model.probability, check=options.check and not result.interrupted
+    )
+    arrays = save_apart(result, writable(folder), aim.stem)
+    files = write_pictures(aim, result, verdict, wanted, folder / arrays.stem)
+    if options.html:
+        files["page"] = [_page(aim, result, verdict, folder / f"{arrays.stem}.html")]
     checks = result.checks
+    against = None if aim.against is None else {"target": aim.against, "label": question.label(aim.against)}
     return {
-        "model": model.name, "image": question.name, "target": target,
-        "label": question.label(target), "where": question.where.words.strip(),
+        "model": model.name, "image": question.name, "target": aim.index,
+        "label": question.label(aim.index), "rather_than": against, "where": question.where.words.strip(),
         **{name: score.item() for name, score in result.scores.items()},
-        "completeness_error": checks.completeness_error.item(), "split_error": checks.split_error.item(),
+        "completeness_error": checks.completeness_error.item(), "bound": checks.completeness_bound.item(),
+        "split_error": checks.split_error.item(), "doubt": verdict.rounding.doubtful,
         "iterations": result.iterations, "seconds": round(result.seconds, 3), "interrupted": result.interrupted,
         "shares": {part: _shares(result, part) for part in LINES},
-        "figure": str(picture), "arrays": str(arrays), **maps,
+        "verdict": verdict.record() | {"lines": verdict.lines()}, "files": files,
+        **{kind: paths[0] for kind, paths in files.items()}, "arrays": str(arrays),
     }  # fmt: skip
-
-
-def _pictures(graph: OperatorGraph) -> list[str]:
-    """The inputs that are pictures."""
-    return [entry.name for entry in graph.inputs.data if len(entry.shape) == 3]
-
-
-def _maps(question: Question, result: Result, stem: Path, alone: str) -> dict[str, str]:
-    """Write the map of each picture alone; where they are."""
-    from dmbp.plot import draw_map, pixel_map
-
-    found: dict[str, str] = {}
-    values = result.complete if alone == "complete" else result.attribution
-    for name in _pictures(question.graph):
-        own = values[name] if isinstance(values, Mapping) else values
-        drawn = own if alone == "complete" else pixel_map(own)
-        several = isinstance(values, Mapping)
-        path = stem.with_name(f"{stem.name}{f'-{slug(name)}' * several}-{alone}.png")
-        found[f"map of {name}" if several else "map"] = str(save_figure(draw_map(drawn[0]), path))
-    return found
 
 
 def save_apart(result: Result, folder: Path, stem: str) -> Path:
@@ -136,23 +132,13 @@ def _shares(result: Result, part: str) -> dict[str, Any]:
     return {"pixels": pixels, "placed": complete - pixels, "rest": rest}
 
 
-def _text(question: Question, target: Class, result: Result, report: dict[str, Any]) -> str:
+def _text(aim: Aim, result: Result, report: dict[str, Any]) -> str:
     """What `dmbp explain` prints of one target."""
-    name = question.named(target)
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
-    files = "\n".join(f"{name}: {report[name]}" for name in report if name.split()[0] in FILES)
-    return f"{name}, {report['model']} at {question.name}: {made}\n\n{result.summary()}\n{files}\n"
+    files = [f"{kind}: {path}" for kind, paths in report["files"].items() for path in paths]
+    lines = [result.summary(), "", *report["verdict"]["lines"], *files, f"arrays: {report['arrays']}"]
+    return f"{aim.name}, {report['model']} at {report['image']}: {made}\n\n" + "\n".join(lines) + "\n"
 
 
 def _iterations(result: Result) -> str:
     return counted(result.iterations, "iteration")
-
-
-def _stem(question: Question, target: Class) -> str:
-    """The files' name: picture and network without folders and endings, the class's first name and id, and where."""
-    files = [re.split(r"[/\\]", name)[-1] for name in (question.name, question.model.name)]
-    label = slug(question.label(target).partition(",")[0])
-    number = "" if target is None or label.split("-")[-1] == str(target) else str(target)
-    place = slug(question.where.words)
-    parts = [*(slug(re.sub(r"\.(py\b|\w{3,4}$)", "", file)) for file in files), label, number, place]
-    return "-".join(part for part in parts if part)

@@ -12,6 +12,7 @@ IMAGE = (
     "image file; array of one input, .npy, or of several, .npz, one by the name of each argument; table with a header, "
     ".csv; skimage:NAME (a photo of scikit-image), or digit-pair:0 to digit-pair:7 (shipped; default: 0)"
 )
+FOLDERS = "; several, or a folder of pictures, one after another"
 MODEL = (
     "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME or path.py:factory "
     "(default: digit-pairs for a digit pair, efficientnet-lite0 for any other image)"
@@ -42,9 +43,9 @@ def network_words(command: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", type=_names, metavar="FILE|A,B,…", help=LABELS)
 
 
-def input_words(command: argparse.ArgumentParser) -> None:
+def input_words(command: argparse.ArgumentParser, several: bool = False) -> None:
     group = command.add_argument_group("the input")
-    group.add_argument("image", nargs="?", metavar="INPUT", help=IMAGE)
+    group.add_argument("image", nargs="*" if several else "?", metavar="INPUT", help=IMAGE + FOLDERS * several)
     group.add_argument("--row", type=_row, metavar="N", help=ROW)
     group.add_argument("--names", type=_names, metavar="FILE|A,B,…", help=NAMES)
     group.add_argument("--fixed", action="append", default=[], metavar="NAME", help=FIXED)

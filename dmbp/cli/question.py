@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dmbp.cli.given import PAIR, Several, Source, read_given
 from dmbp.cli.where import Class, Where, where
@@ -56,8 +57,11 @@ class Question:
         return ("the score" if index is None else named(self.model.label(index), index)) + self.where.words
 
 
-def ask(options: argparse.Namespace) -> Question:
-    """Everything that can go wrong before the work starts goes wrong here."""
+def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -> Question:
+    """Everything that can go wrong before the work starts goes wrong here.
+
+    `known` has earlier questions by the network's name: one of the same network is loaded and traced once.
+    """
     device = device_of(options.device)
     check_spec("digit-pairs" if options.model is None else options.model)
     knows_digits = options.model in (None, *NETWORKS)
@@ -67,16 +71,17 @@ def ask(options: argparse.Namespace) -> Question:
         raise DmbpError("the name of the INPUT is empty: name a file, or leave it out for the first digit pair")
     name = f"{PAIR}:0" if options.image is None else options.image
     source = read_given(name, options.row, options.fixed, _scale(options))
+    spec = options.model or ("digit-pairs" if name.startswith(PAIR) else "efficientnet-lite0")
+    before = (known or {}).get(spec)
     with redirect_stdout(sys.stderr):  # what a user's own code prints is no part of the answer
-        model = load_model(
-            options.model or ("digit-pairs" if name.startswith(PAIR) else "efficientnet-lite0"), options.weights
-        )
-        model = _told(model, options)
+        model = before.model if before else _told(load_model(spec, options.weights), options)
         network = model.network.to(device)
         like = next(network.parameters(), torch.empty(0, device=device))
         x = source.given(model, like)
     with _quietly():
-        graph = trace(network, x, fixed=_fixed(source), output=_output(options, model, x))
+        alike = before is not None and isinstance(x, Tensor) and before.graph.input_shape == tuple(x.shape[1:])
+        same = before.graph if before is not None and alike else None
+        graph = same or trace(network, x, fixed=_fixed(source), output=_output(options, model, x))
     output = graph(x)
     place = where(options, output)
     classes = tuple(dict.fromkeys(model.index(target, output.shape[1]) for target in options.target or ()))
@@ -85,9 +90,12 @@ def ask(options: argparse.Namespace) -> Question:
     labels = _labels(options.names or source.names, x)
     digits = source.classes if knows_digits else ()
     top: Class = None if output.dim() == 1 else int(place.scores(output).argmax())
-    return Question(
+    question = Question(
         model, graph, x, classes or digits or (top,), name, place, source.picture(model, x), labels,
     )  # fmt: skip
+    if known is not None:
+        known[spec] = question
+    return question
 
 
 def _scale(options: argparse.Namespace) -> tuple[list[float], list[float]] | None:

@@ -16,7 +16,7 @@ maps are one piece, so that it is always the third that is counted, and never pi
 from linreg.regions.halfspaces import Inequalities, Label, inequalities
 from linreg.regions.nearest import Wall, Walls, changing, distances, exits, walls
 from linreg.regions.pattern import Pattern, disagreements
-from linreg.regions.words import By
+from linreg.regions.meaning import By
 
 __all__ = [
     "By",

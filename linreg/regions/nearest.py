@@ -28,7 +28,7 @@ from linreg.graph import Node
 from linreg.linearization import Linearization
 from linreg.operators.steps import Choice
 from linreg.regions.halfspaces import Inequalities, Label, Units, inequalities
-from linreg.regions.words import By, check_by
+from linreg.regions.meaning import By, check_by
 from linreg.text import number, table
 
 DRAWS = 64  # random vectors, of which the norm of every row is told
