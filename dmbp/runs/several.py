@@ -133,8 +133,8 @@ def _check_one_input(model: nn.Module) -> None:
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) > 1:
         raise DmbpError(
-            f"the model takes {', '.join(map(repr, needed))}, and each image is one tensor: give a dict of tensors (M, …)"
-            " by these names, or an iterable of dicts, one for each image; a tuple is an image and its class"
+            f"the model takes {', '.join(map(repr, needed))}, and each image is one tensor: give a dict of tensors "
+            "(M, …) by these names, or an iterable of dicts, one for each image; a tuple is an image and its class"
         )
 
 
