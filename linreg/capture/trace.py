@@ -50,9 +50,11 @@ def trace(
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
     the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
-    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call).
+    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call); or a
+    node that no module owns, as `graph.summary()` prints it: "add@3".
 
-    A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments.
+    A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments, or
+    some in order and a dict for the rest, (x, {"mask": m}).
     Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
     of any dtype, each image's own where their dimension 0 is the batch. What they give alone is a line of the ledger
     under their name; where they meet data they are part of an operator. See `linreg.inputs`.
@@ -93,7 +95,8 @@ def trace(
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
         with ended(own, lambda: run(own, given), output) as chosen:
-            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse).graph()
+            attempts = Attempts(own, given, chosen, pieces if nonlinear else None, fuse)
+            return attempts.graph_up_to(output) if isinstance(output, str) and chosen == output else attempts.graph()
 
 
 @plain()
