@@ -50,7 +50,8 @@ def trace(
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
     the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
-    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call).
+    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call). Where
+    that module is given frames or tokens merged with the batch, the graph gives (N, parts, …).
 
     A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments.
     Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
@@ -93,7 +94,7 @@ def trace(
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
         with ended(own, lambda: run(own, given), output) as chosen:
-            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse).graph()
+            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse, chosen != output).graph()
 
 
 @plain()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from scipy.sparse import block_diag, csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from linreg.operators.base import Affine, Constant, Operator, Role, Shape
 from linreg.operators.gates import LeakyReLU
@@ -49,6 +50,13 @@ class Each(Operator):
         own = [Placed(x.shape[1:], frozenset(d - 1 for d in x.dims if d > 0)) for x in inputs]
         found = self.each.reach(own, output[1:])
         return tuple(_behind(follows, x) for follows, x in zip(found, inputs, strict=True))
+
+    def layer(self) -> Callable[..., Tensor]:
+        """φ's own layer on all parts at once, if that has no parameters: a layer within a function would hide them."""
+        layer = self.each.layer()
+        if isinstance(layer, nn.Module) and any(True for _ in layer.parameters()):
+            return self.evaluate
+        return partial(_on_parts, layer, self.parts)
 
     def _together(self, value: Tensor) -> Tensor:
         return value.unflatten(0, (-1, self.parts))
@@ -116,6 +124,10 @@ class EachAffine(Affine):
 
     def _together(self, value: Tensor) -> Tensor:
         return value.unflatten(0, (-1, self.parts))
+
+
+def _on_parts(layer: Callable[..., Tensor], parts: int, *inputs: Tensor) -> Tensor:
+    return layer(*_apart(inputs)).unflatten(0, (-1, parts))
 
 
 def _apart(values: Sequence[Tensor]) -> list[Tensor]:
