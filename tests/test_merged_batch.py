@@ -345,7 +345,9 @@ def test_several_inputs_and_fixed_ones_go_together_with_merged_frames(kind: str)
             torch.testing.assert_close(found[name], slope, **EXACT)
         torch.testing.assert_close(lin.ledger(1).total, y[:, 1].detach(), **EXACT)
     if own:
-        with pytest.raises(LinregError, match="captured image by image, and its fixed input '(mask|table)' is another"):
+        with pytest.raises(
+            LinregError, match=r"captured image by image, and its fixed input '(mask|table)' is another"
+        ):
             graph.linearize(given)
         same = {name: value[:1].expand_as(value) if name in fixed else value for name, value in given.items()}
         torch.testing.assert_close(graph(same), model(**same).detach(), **EXACT)

@@ -49,9 +49,8 @@ def trace(
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
-    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
-    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call). Where
-    that module is given frames or tokens merged with the batch, the graph gives (N, parts, …).
+    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or a module of
+    the model ("head@1" for its second call), where the graph then ends; of merged frames with (N, parts, …).
 
     A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments.
     Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
@@ -65,8 +64,8 @@ def trace(
     The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of
     the model do not reach the graph. Its forward runs a few times, hooks included, on copies of its input and buffers,
     and on batches of other sizes. Of a custom torch.autograd.Function the forward is captured, as its operators; its
-    own backward is not used. Raises LinregError, naming the node, its module and the source line, where the model is
-    not piecewise linear, and where the graph does not reproduce its output on the example.
+    own backward is not used. Raises LinregError, naming node, module and source line, where the model is not piecewise
+    linear, and where the graph does not reproduce its output on the example.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
@@ -93,8 +92,8 @@ def trace(
     check_pieces(nonlinear, pieces)
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
-        with ended(own, lambda: run(own, given), output) as chosen:
-            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse, chosen != output).graph()
+        with ended(own, lambda: run(own, given), output) as part:
+            return Attempts(own, given, part, pieces if nonlinear else None, fuse, within=part != output).graph()
 
 
 @plain()

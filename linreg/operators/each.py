@@ -33,6 +33,10 @@ class Each(Operator):
     def role(self) -> Role:
         return self.each.role
 
+    @property
+    def channel_axis(self) -> int | None:  # type: ignore[override]
+        return _behind_parts(self.each.channel_axis)
+
     def freeze(self, *inputs: Tensor) -> Affine:
         affine = self.each.freeze(*_apart(inputs))
         if isinstance(affine, Selection) and affine.dims < len(affine.shape):  # it counts within the last ones only
@@ -76,6 +80,10 @@ class EachAffine(Affine):
     @property
     def role(self) -> Role:
         return self.each.role
+
+    @property
+    def channel_axis(self) -> int | None:  # type: ignore[override]
+        return _behind_parts(self.each.channel_axis)
 
     @property
     def new_value(self) -> bool:
@@ -124,6 +132,11 @@ class EachAffine(Affine):
 
     def _together(self, value: Tensor) -> Tensor:
         return value.unflatten(0, (-1, self.parts))
+
+
+def _behind_parts(axis: int | None) -> int | None:
+    """An axis of one part among those of all parts; one that is counted from the end stays."""
+    return axis if axis is None or axis < 0 else axis + 1
 
 
 def _on_parts(layer: Callable[..., Tensor], parts: int, *inputs: Tensor) -> Tensor:
