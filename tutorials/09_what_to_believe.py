@@ -308,22 +308,59 @@ def hats(size):
 
 
 # %%
-def masked_backward(model, x, target, masks):
-    """∇ₓF, the terms ∇F·x and ∇F·b that sum to P, and the gradients at the sites."""
+def mask_gradient(mask, gate, inputs, output):
+    """A forward hook: the gradient that arrives at this output goes on times mask."""
+    output.register_hook(lambda gradient: mask * gradient)
+
+
+# %%
+def masked_backward(network, x, target, masks):
+    """The gradients of a score by x and by each bias; at each site times its mask."""
+    hooks = []
+    for site, mask in masks.items():
+        gate = network.get_submodule(site)
+        hooks.append(gate.register_forward_hook(partial(mask_gradient, mask)))
+    leaf = x.clone().requires_grad_()
+    biases = dict(network.named_parameters())
+    biases = {name: bias for name, bias in biases.items() if name.endswith("bias")}
+    score = network(leaf)[:, target].sum()
+    leaves = [leaf, *biases.values()]
+    by_x, *by_bias = torch.autograd.grad(score, leaves, create_graph=True)
+    for hook in hooks:
+        hook.remove()
+    return by_x, dict(zip(biases, by_bias, strict=True))
+
+
+# %% [markdown]
+# `masked_backward` gives the gradient of a bias summed over all places. We want the
+# places apart, so we record, in the same pass, the gradient that arrives at what each
+# convolution gives.
 
 
 # %%
 def complete_map(masks):
-    gradient, _, arriving = masked_backward(vgg, x, 3, masks)
-    total = (gradient * x).sum(1)
-    for site, h in zip(masks, gate_outputs(vgg, x), strict=True):
-        number = int(site.removeprefix("features."))
-        bias = vgg.features[number - 1].bias.detach()[:, None, None]
-        terms = masks[site] * arriving[site] * (h > 0) * bias
-        share = terms.sum(1)
-        spread = hats(share.shape[-1])
-        total = total + spread @ share @ spread.T
-    return total
+    convolutions = [m for m in vgg.features if isinstance(m, nn.Conv2d)]
+    arriving = {}
+
+    def keep(convolution, gradients):
+        arriving[convolution] = gradients[0]
+
+    hooks = [m.register_full_backward_pre_hook(keep) for m in convolutions]
+    by_x, _ = masked_backward(vgg, x, 3, masks)
+    for hook in hooks:
+        hook.remove()
+    total = (by_x * x).sum(1)
+    for convolution, gradient in arriving.items():
+        total = total + laid_out(gradient, convolution.bias)
+    return total.detach()
+
+
+# %%
+def laid_out(gradient, bias):
+    """The terms of a bias, summed over channels, spread over the picture."""
+    share = (gradient * bias[:, None, None]).sum(1)
+    spread = hats(share.shape[-1])
+    return spread @ share @ spread.T
 
 
 plus = results[0].masks
@@ -336,9 +373,8 @@ assert close(results[0].complete, complete_map(plus) + complete_map(minus))
 # it, the map of y sums to y.
 
 # %%
-free = dict.fromkeys(plus, 1.0)
 rest = vgg.classify.bias[3].detach()
-assert close(complete_map(free).sum() + rest, vgg(x)[0, 3])
+assert close(complete_map({}).sum() + rest, vgg(x)[0, 3])
 
 # %% [markdown]
 # There is a second reason to trust it more. What is zero in a picture? For the network
