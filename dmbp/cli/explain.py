@@ -22,6 +22,7 @@ from dmbp.explanation import explain
 from dmbp.files import check_writable, writable
 from dmbp.learning.options import Options
 from dmbp.result import Result, write_arrays
+from dmbp.verdict import Verdict
 from linreg.text import counted
 
 
@@ -37,7 +38,9 @@ def run(options: argparse.Namespace) -> None:
     wanted.check(asked)
     reports: list[dict[str, Any]] = []
     for aim in asked:
-        result = explain(aim.question.graph, aim.question.x, aim.target, options=learned)
+        result = explain(
+            aim.question.graph, aim.question.x, aim.target, options=learned, snapshots=_on_the_way(options)
+        )
         reports.append(_report(aim, result, options, wanted))
         if not options.json:
             print(_text(aim, result, reports[-1]), flush=True)
@@ -52,6 +55,19 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(130)
 
 
+def _on_the_way(options: argparse.Namespace) -> tuple[int, ...]:
+    """The numbers of updates after which the explorer shows the map too; the first ones move it most."""
+    shares = (0, 0.025, 0.1, 0.25, 0.5, 0.75, 1) if options.html else ()
+    return tuple(sorted({round(share * options.iterations) for share in shares}))
+
+
+def _page(aim: Aim, result: Result, verdict: Verdict, path: Path) -> str:
+    """Write the explorer of one target."""
+    question = aim.question
+    asked = f"Why {aim.name}? {question.model.name} at {Path(question.name).name}"
+    return str(result.to_html(path, picture=question.picture, title=asked, names=question.labels, verdict=verdict))
+
+
 def _report(aim: Aim, result: Result, options: argparse.Namespace, wanted: Wanted) -> dict[str, Any]:
     """Write arrays and pictures of one target; the object that --json prints."""
     question, model, folder = aim.question, aim.question.model, options.out
@@ -60,6 +76,8 @@ def _report(aim: Aim, result: Result, options: argparse.Namespace, wanted: Wante
     )
     arrays = save_apart(result.arrays(), writable(folder), aim.stem)
     files = write_pictures(aim, result, verdict, wanted, folder / arrays.stem)
+    if options.html:
+        files["page"] = [_page(aim, result, verdict, folder / f"{arrays.stem}.html")]
     checks = result.checks
     against = None if aim.against is None else {"target": aim.against, "label": question.label(aim.against)}
     return {

@@ -40,6 +40,7 @@ TARGETS = "classes, a row of maps each (default: the class of the highest score;
 STEP = "pixels that insertion takes at a time (default: the 56th part)"
 COLUMNS = "maps beside each other, before the next row (default: 5, for a slide; 2 for a column of a page)"
 OVER = "lay the maps over the grey picture"
+HTML = "write the explorer too: one page that opens from disk, to look into maps, masks, sites and the ledger"
 MAPS = ("paper", "complete")
 
 
@@ -62,6 +63,7 @@ def looking_words(command: argparse.ArgumentParser) -> None:
     group.add_argument("--overlay", choices=MAPS, help=OVERLAY)
     group.add_argument("--format", default="png", metavar="png,svg,pdf", help=FORMAT)
     group.add_argument("--check", action="store_true", help=CHECK)
+    group.add_argument("--html", action="store_true", help=HTML)
 
 
 def comparison_words(command: argparse.ArgumentParser, type_: Callable[[str], int]) -> None:

@@ -1,0 +1,126 @@
+"""All that the page shows of one image, as one value of names, numbers, lists and references to packed arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from dmbp.account import LINES, and_more
+from dmbp.explorer.packing import Pack
+from dmbp.explorer.strip import network
+from dmbp.explorer.views import described, views
+from dmbp.result import Result
+from dmbp.split import Split
+from dmbp.verdict import Verdict
+from linreg import __version__
+from linreg.target import sum_per_image
+
+ROOM = 3_450_000  # bytes of all arrays; with base64, code and tables a page stays below 5 MB
+OWN_NAMES = 900_000  # characters of tables of names and numbers, beyond which arrays must be fewer
+
+
+def gathered(
+    result: Result,
+    image: int,
+    picture: np.ndarray | None,
+    title: str,
+    names: Sequence[str] | None,
+    verdict: Verdict,
+) -> tuple[dict[str, Any], Pack]:
+    """The value, ready for JSON, and the arrays it refers to."""
+    pack = Pack()
+    value: dict[str, Any] = {"about": _about(result, image, title), **_numbers(result, image)}
+    value["verdict"] = _told(verdict)
+    value["ledger"] = _ledger(result, image)
+    room = ROOM - max(0, len(json.dumps(value["ledger"])) * 3 - OWN_NAMES)
+    value["history"] = {part: pack.add(steps[:, image].numpy(force=True)) for part, steps in result.history.items()}
+    inputs = views(result)
+    for view in inputs:
+        here = picture if view is inputs[0] else None
+        own = names if view is inputs[0] else None
+        value.setdefault("inputs", []).append(
+            described(view, result, image, pack, 0.72 * room / len(inputs), here, own)
+        )
+    value["network"] = network(result, image, pack, room - pack.size) if isinstance(result.account, Split) else None
+    return plain(value), pack
+
+
+def _about(result: Result, image: int, title: str) -> dict[str, Any]:
+    """What was asked, and how the answer was made."""
+    record = result.options.record()
+    return {
+        "title": title or "Why this score?",
+        "image": image,
+        "images": len(result.input),
+        "loss": result.loss,
+        "counting": result.counting,
+        "iterations": result.iterations,
+        "updates": int(result.updates[image]),
+        "interrupted": result.interrupted,
+        "seconds": result.seconds,
+        "options": {name: str(option) for name, option in record.items()},
+        "version": __version__,
+        "more": and_more(result.account, 1).removeprefix("; "),
+    }
+
+
+def _numbers(result: Result, image: int) -> dict[str, Any]:
+    """The split, where each part comes from, and how exactly it holds."""
+    checks = result.checks
+    return {
+        "scores": {line: score[image].item() for line, score in result.scores.items()},
+        "shares": {line: _shares(result, line, image) for line in LINES},
+        "checks": {
+            "completeness_error": checks.completeness_error[image].item(),
+            "bound": checks.completeness_bound[image].item(),
+            "split_error": checks.split_error[image].item(),
+            "certificate": checks.certificate[image],
+        },
+    }
+
+
+def _shares(result: Result, line: str, image: int) -> dict[str, Any]:
+    """Of one part: what comes from the input, what from constants with a place, and what has none."""
+    shares = result.shares[line]
+    bias, rest = shares.bias_share[image].item(), sum(share[image].item() for share in shares.rest.values())
+    return {"input": shares.input_share[image].item(), "placed": bias - rest, "rest": rest}
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    """What the explanation says of itself: its lines, and the values behind them."""
+    return {"lines": list(verdict.lines()), **verdict.record()}
+
+
+def _ledger(result: Result, image: int) -> list[dict[str, Any]]:
+    """A row for each input and each constant: what it gives to y and to each part (Eqs. 13, 14)."""
+    layout = result.account.layout
+    rows = []
+    own = {line: layout.by_name(result.shares[line].mapping * result.input) for line in LINES}
+    for name in own["y"]:
+        label = f"∇ · {name}" if layout.several else "∇ · x"
+        shares = {line: sum_per_image(own[line][name])[image].item() for line in LINES}
+        rows.append({"term": label, "kind": "input", "node": "input", "placed": True, **shares})
+    terms = result.split.ledger("y").terms if isinstance(result.account, Split) else ()
+    whole = result.shares["y"]
+    for place, label in enumerate(whole.labels):
+        shares = {line: result.shares[line].terms[place, image].item() for line in LINES}
+        kind, node = (terms[place].kind, terms[place].node) if terms else ("constant", "")
+        rows.append({"term": label, "kind": kind, "node": node, "placed": label not in whole.unplaced, **shares})
+    return rows
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON, which knows no number that is not finite: null stands for it."""
+    match value:
+        case float():
+            return value if isfinite(value) else None
+        case dict():
+            return {name: plain(each) for name, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
+        case _:
+            return value
