@@ -74,7 +74,7 @@ def _report(
         maps["map"] = str(save_figure(draw_map(values[0]), folder / f"{stem}-{alone}.png"))
     if html:
         drawn = model.preprocess.picture(question.x)
-        asked = f"Why “{label}”? {model.name} at {Path(question.name).name}"
+        asked = f"Why “{label}”?\n{model.name} at {Path(question.name).name}"
         verdict = result.verdict(labels=model.label, probability=model.probability)
         page = result.to_html(folder / f"{stem}.html", picture=drawn, title=asked, verdict=verdict)
         maps["page"] = str(page)
