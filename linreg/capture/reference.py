@@ -40,7 +40,6 @@ class Reference(fx.Interpreter):
             results = self.run(*given, enable_io_processing=False)
         return results[returned.index(self.program.result.name)]
 
-<<<<<<< HEAD
     def _up_to(self, name: str, given: list[Any]) -> Tensor:
         """What the call of that name gives."""
         before, self.recorded = self.recorded, {} if self.recorded is None else self.recorded
@@ -51,10 +50,7 @@ class Reference(fx.Interpreter):
         finally:
             self.recorded = before
 
-    def of_batch(self, *inputs: Tensor) -> Tensor:
-=======
     def of_batch(self, batch: Arguments) -> Tensor:
->>>>>>> leftovers
         """The same for any number of images: a program of one is run on each."""
         if self.program.batch is not Batch.ONE:
             return self(*batch.values)

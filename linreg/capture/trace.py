@@ -49,14 +49,9 @@ def trace(
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
-<<<<<<< HEAD
-    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
-    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call); or a
-    node that no module owns, as `graph.summary()` prints it: "add@3".
-=======
     the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or a module of
-    the model ("head@1" for its second call), where the graph then ends; of merged frames with (N, parts, …).
->>>>>>> leftovers
+    the model ("head@1" for its second call), where the graph then ends, of merged frames with (N, parts, …); or a node
+    that no module owns, as `graph.summary()` prints it: "add@3".
 
     A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments, or
     some in order and a dict for the rest, (x, {"mask": m}).
@@ -99,14 +94,9 @@ def trace(
     check_pieces(nonlinear, pieces)
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
-<<<<<<< HEAD
-        with ended(own, lambda: run(own, given), output) as chosen:
-            attempts = Attempts(own, given, chosen, pieces if nonlinear else None, fuse)
-            return attempts.graph_up_to(output) if isinstance(output, str) and chosen == output else attempts.graph()
-=======
         with ended(own, lambda: run(own, given), output) as part:
-            return Attempts(own, given, part, pieces if nonlinear else None, fuse, within=part != output).graph()
->>>>>>> leftovers
+            attempts = Attempts(own, given, part, pieces if nonlinear else None, fuse, within=part != output)
+            return attempts.graph_up_to(output) if isinstance(output, str) and part == output else attempts.graph()
 
 
 @plain()

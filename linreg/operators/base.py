@@ -153,7 +153,9 @@ class Operator(ABC):
         """Which elements compete for each element of z, of shape `output`, if an order among them decides the piece."""
         return None
 
-    def deciders(self, inputs: tuple[Tensor, ...], output: Shape) -> tuple[tuple[Operator, tuple[Tensor, ...], Shape], ...]:
+    def deciders(
+        self, inputs: tuple[Tensor, ...], output: Shape
+    ) -> tuple[tuple[Operator, tuple[Tensor, ...], Shape], ...]:
         """The operators whose contests decide the piece, with their inputs and the shapes of their values: itself."""
         return ((self, inputs, output),)
 

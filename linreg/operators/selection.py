@@ -131,7 +131,9 @@ class Ranked(Operator):
         rows = places.reshape(-1, places.shape[-1])
         numbers = torch.arange(prod(self.after)).view(1, *self.after)
         outputs = numbers.movedim(1 + self.axes[0], -1) if prod(self.after) > len(rows) else numbers
-        return Contest(rows, outputs.reshape(len(rows), -1), self.choose, EXTREMES.get(self.choose, 0), prod(self.before))
+        return Contest(
+            rows, outputs.reshape(len(rows), -1), self.choose, EXTREMES.get(self.choose, 0), prod(self.before)
+        )
 
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         """Along the axes all positions come together; the others stay."""
