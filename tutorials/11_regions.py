@@ -63,7 +63,13 @@ def close(one, other):
 # changes on a straight line. Each of the 16 units has one.
 
 # %%
-network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+network = nn.Sequential(
+    nn.Linear(2, 8),
+    nn.ReLU(),
+    nn.Linear(8, 8),
+    nn.ReLU(),
+    nn.Linear(8, 1),
+).double()
 W1, b1, W2, b2, w, b = (value.detach() for value in network.parameters())
 x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
 
@@ -97,7 +103,7 @@ assert str(region.label(11)) == "3[3]"
 # Row 11 belongs to the ReLU called "3", unit 3. In the figure every line is the wall of
 # one unit, as the gates of x have it. Only some of them touch the region. The others lie
 # behind a wall, where the region has ended already. `polytope` finds which ones those
-# are, by linear programs.
+# are, by linear programs. The circle is the largest ball that has room in the region.
 
 # %%
 shape = regions.polytope(lin, bounds=(-3, 3))
@@ -121,7 +127,8 @@ title = ax.set_title("walls of layer 1 (blue) and of layer 2 (red)")
 # %% [markdown]
 # ## Eq. (2): inside, and nowhere else
 #
-# $$A v \le b \quad\Longleftrightarrow\quad \text{every gate is at } v \text{ as it is at } x$$
+# $$A v \le b \quad\Longleftrightarrow\quad
+# \text{every gate is at } v \text{ as it is at } x$$
 #
 # Walls of the second layer are drawn for the gates that the first layer has at x. Beyond
 # a wall of the first layer these lines bend. That does not matter here: whoever leaves
@@ -152,15 +159,16 @@ assert lin.pattern()["1"].tolist() == g1.tolist()
 figure, ax = plt.subplots(figsize=(5.6, 5))
 number = gates.unique(dim=0, return_inverse=True)[1]
 ax.scatter(points[:, 0], points[:, 1], c=number % 20, cmap="tab20", s=3)
-draw_region(shape, ax, names=False)
+draw_region(shape, ax, names=False, ball=False)
 ax.set(xlim=(-2.2, 2.8), ylim=(-2.7, 2.3))
 title = ax.set_title("10,000 points, coloured by their pattern")
 
 # %% [markdown]
 # ## Eq. (4): how far the linear function reaches
 #
-# $$d_k = \frac{s_k}{\lVert a_k \rVert}, \qquad \text{with the norm } \ell_2 \text{ for } \ell_2,
-# \ \ \ell_1 \text{ for } \ell_\infty, \ \ \ell_\infty \text{ for } \ell_1$$
+# $$d_k = \frac{s_k}{\lVert a_k \rVert_2} \text{ in } \ell_2, \qquad
+# \frac{s_k}{\lVert a_k \rVert_1} \text{ in } \ell_\infty, \qquad
+# \frac{s_k}{\lVert a_k \rVert_\infty} \text{ in } \ell_1$$
 #
 # A step of length d changes $z_k$ by at most d times the size of $a_k$, where the two
 # sizes are dual norms. So wall k is $d_k$ away. The smallest $d_k$ is the distance from x
@@ -187,15 +195,16 @@ for norm, size in norms.items():
 # is `wall.point`.
 
 # %% tags=["hide-input"]
-figure, ax = plt.subplots(figsize=(5.8, 5.4))
-draw_region(shape, ax, names=False)
+figure, ax = plt.subplots(figsize=(7, 4))
+draw_region(shape, ax, names=False, ball=False)
 turn = torch.linspace(0, 2 * torch.pi, 401, dtype=torch.float64)
 circle = torch.stack([turn.cos(), turn.sin()], 1)
 for norm, colour in ((1, "#5aae61"), (2, "#2166ac"), (inf, "#9970ab")):
     ball = circle / circle.norm(norm, dim=1, keepdim=True) * reach[norm].distance
     ax.plot(*(x + ball).T, color=colour, label=f"ℓ{norm}".replace("inf", "∞"))
     ax.plot(*reach[norm].point, "o", color=colour, ms=5)
-legend = ax.legend(title="the largest ball around x")
+ax.set(xlim=(-1, 1.6), ylim=(-0.7, 0.6))
+legend = ax.legend(title="the largest ball around x", loc="upper right", ncols=3)
 
 # %% [markdown]
 # ## Eq. (5): on the other side
@@ -271,8 +280,9 @@ assert abs(jumps["positive"]) > 1e-4
 assert abs(jumps["positive"] + jumps["negative"] + jumps["nuisance"]) < 1e-12
 
 # %% [markdown]
-# By hand: the unit's positive number is $z^+ = W_2\, (\sigma_1 \odot g_1 \odot z_1) + b_2$,
-# in its row. With its mask and the weight that reads it, this is the step.
+# By hand: what arrives in the positive pass is the unit's row of
+# $z^+ = W_2\, (\sigma_1 \odot g_1 \odot z_1) + b_2$. With the unit's mask and the weight
+# that reads it, this is the step.
 
 # %%
 [(unit,)] = wall.turned["3"]
@@ -285,12 +295,16 @@ assert abs(by_hand - jumps["positive"]) < 1e-12
 # %% tags=["hide-input"]
 room = 0.4
 way = torch.linspace(-room, room, 801, dtype=torch.float64)[:, None]
-split = dmbp.decompose(
-    graph.linearize(wall.point + way * wall.normal),
-    masks | {site: mask.expand(len(way), -1) for site, mask in masks.items()},
-)
+everywhere = graph.linearize(wall.point + way * wall.normal)
+same_masks = {site: mask.expand(len(way), -1) for site, mask in masks.items()}
+split = dmbp.decompose(everywhere, same_masks)
 figure, ax = plt.subplots(figsize=(7, 3.6))
-colours = {"y": "#404040", "positive": "#b2182b", "negative": "#2166ac", "nuisance": "#767676"}
+colours = {
+    "y": "black",
+    "positive": "#b2182b",
+    "negative": "#2166ac",
+    "nuisance": "0.5",
+}
 for part, colour in colours.items():
     ax.plot(way, split.scores[part], color=colour, label=part)
 ax.axvline(0, color="#8c8c8c", lw=0.8, ls=":")
@@ -300,7 +314,8 @@ legend = ax.legend()
 # %% [markdown]
 # ## Section 3: all the pieces on a line
 #
-# $$F(b) - F(a) = \sum_i (b - a)_i \int_0^1 \frac{\partial F}{\partial x_i}\big(a + t (b - a)\big)\, dt$$
+# $$F(b) - F(a) = \sum_i (b - a)_i
+# \int_0^1 \frac{\partial F}{\partial x_i}\big(a + t (b - a)\big)\, dt$$
 #
 # The gradient is the same all over a piece. So an integral along a line is a finite sum:
 # the length of each piece times its gradient. Integrated Gradients is such an integral,
@@ -354,7 +369,7 @@ axes[0].plot(fine, network(start + fine[:, None] * (stop - start)).detach())
 axes[0].vlines(line.t, *axes[0].get_ylim(), color="#8c8c8c", lw=0.6)
 axes[0].set(title=f"{len(line)} pieces from a to b", xlabel="t", ylabel="score")
 axes[1].plot(fine, sawtooth(3)(fine[:, None]).detach())
-axes[1].set(title="a sawtooth of three layers: 8 pieces", xlabel="t")
+title = axes[1].set_title("a sawtooth of three layers: 8 pieces")
 
 # %% [markdown]
 # ## Section 4: a network that reads digits
