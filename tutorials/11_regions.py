@@ -292,12 +292,14 @@ opens = 1 - 2 * g2[unit]
 by_hand = opens * w[0, unit] * masks["3"][0, unit] * arriving
 assert abs(by_hand - jumps["positive"]) < 1e-12
 
-# %% tags=["hide-input"]
+# %%
 room = 0.4
 way = torch.linspace(-room, room, 801, dtype=torch.float64)[:, None]
 everywhere = graph.linearize(wall.point + way * wall.normal)
 same_masks = {site: mask.expand(len(way), -1) for site, mask in masks.items()}
 split = dmbp.decompose(everywhere, same_masks)
+
+# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(7, 3.6))
 colours = {
     "y": "black",
