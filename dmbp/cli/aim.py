@@ -67,7 +67,7 @@ def aims(options: argparse.Namespace) -> list[Aim]:
         one = argparse.Namespace(**vars(options) | {"image": image, "row": row})
         question = ask(one, known)
         against = _against(question, options.rather_than)
-        found += [Aim(question, target, against) for target in question.targets if target != against]
+        found += [Aim(question, target, against) for target in question.targets if against is None or target != against]
         if not any(aim.question is question for aim in found):
             raise DmbpError(f"--rather-than {options.rather_than}: a class is to be set against another than itself")
     return found
