@@ -106,7 +106,7 @@ def _ledger(result: Result, image: int) -> list[dict[str, Any]]:
     for name in own["y"]:
         label = f"∇ · {name}" if layout.several else "∇ · x"
         shares = {line: sum_per_image(own[line][name])[image].item() for line in LINES}
-        rows.append({"term": label, "kind": "input", "node": "input", "placed": True, **shares})
+        rows.append({"term": label, "kind": "input", "node": "input", "of": name, "placed": True, **shares})
     terms = result.split.ledger("y").terms if isinstance(result.account, Split) else ()
     whole = result.shares["y"]
     for place, label in enumerate(whole.labels):

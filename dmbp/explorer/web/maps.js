@@ -73,18 +73,17 @@ function drawMap() {
   const input = theInput();
   const shown = shownMap();
   mapView.draw({ ...shown, mix: state.mix });
-  const line = document.getElementById("map-sum");
+  const told = document.getElementById("map-sum");
   const figures = (value, python) => number(value, python, { signed: true });
   if (shown.snapshot) {
     const python = `${named(`result.snapshots[${shown.snapshot.at}]`, input)}[${data.about.image}]`;
-    line.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
+    told.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
     return;
   }
-  const whole = state.part === "both" && data.about.loss !== "none" ? data.scores.positive + data.scores.negative : data.scores[state.part === "both" ? "y" : state.part];
-  const python = pythonOf(input, state.kind, state.part);
+  const line = lineOf(state.part);
   const of = state.channel === "all" ? "" : ` in ${channelName(input, Number(state.channel))}`;
-  const wholePython = state.part === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${state.part}"]`;
-  line.replaceChildren(`Here: ${PART_TOLD[state.part]}${of}. Sum `, figures(shown.sum, `${python}.sum()`), ` of ${LINES[state.part]} = `, figures(whole, `${wholePython}[${data.about.image}]`), ".", scaleOf(shown, input));
+  const python = state.channel === "all" ? `${pythonOf(input, state.kind, state.part)}.sum()` : "";
+  told.replaceChildren(`Here: ${PART_TOLD[line]}${of}. Sum `, figures(shown.sum, python), ` of ${LINES[line]} = `, figures(scoreOf(line), scorePython(line)), ".", scaleOf(shown, input));
 }
 
 // The scale of colours: what full colour stands for.

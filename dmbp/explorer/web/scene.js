@@ -91,6 +91,20 @@ function named(python, input) {
   return input.several ? `${python}["${input.name}"]` : python;
 }
 
+// The part that a map is of: with loss "none" nothing is set aside, and both together are all of y.
+function lineOf(part) {
+  return part === "both" && data.about.loss === "none" ? "y" : part;
+}
+
+function scorePython(line) {
+  const whole = line === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${line}"]`;
+  return `${whole}[${data.about.image}]`;
+}
+
+function scoreOf(line) {
+  return line === "both" ? data.scores.positive + data.scores.negative : data.scores[line];
+}
+
 // The line that gives a map, as the page shows it: summed over channels.
 function pythonOf(input, kind, part) {
   const image = data.about.image;
