@@ -242,7 +242,8 @@ class Result:
 
     def _for_the_verdict(self) -> dict[str, np.ndarray]:
         """What `verdict` needs beyond the rest; of a file of an older version there may be none."""
-        known = {"output": self.account.output, "doubtful": self.checks.doubtful, "settled": self.settled}
+        known = {"output": self.account.output, "doubtful": self.checks.doubtful}
+        known["settled"] = None if self.settled.isnan().all() else self.settled
         found = {name: value.numpy(force=True) for name, value in known.items() if value is not None}
         return found if self.checks.gates is None else found | {"gates": np.array(self.checks.gates)}
 

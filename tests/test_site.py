@@ -111,7 +111,9 @@ def test_every_tutorial_has_a_page_in_order(site: dict[str, Page]) -> None:
     assert list(dict.fromkeys(linked)) == TUTORIALS
     for name in TUTORIALS:
         page = site[f"{name}.html"]
-        assert page.text.count("Show answers") == 1, name
+        script = (FOLDER / f"{name}.py").read_text()
+        assert page.text.count("Show answers") == script.count('tags=["hide-cell"]') > 0, name
+        assert page.text.count("Show the code of this figure") == script.count('tags=["hide-input"]'), name
         assert "exercises" in page.anchors, name
         assert any("tex-svg" in source for source in page.loads), f"{name} shows no formula"
 

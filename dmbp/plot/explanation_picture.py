@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from dmbp.errors import DmbpError
 from dmbp.files import DPI
 from dmbp.plot.bars_picture import BARS
 from dmbp.plot.photo_picture import PHOTO
-from dmbp.plot.scales import limit_of
+from dmbp.plot.scales import PLAIN, limit_of
 from dmbp.plot.signal_picture import SIGNAL
 from dmbp.plot.view import Place, View
 from dmbp.plot.volume_picture import VOLUME
@@ -29,7 +30,7 @@ from linreg.text import number
 if TYPE_CHECKING:
     from dmbp.result import Result
 
-PLAIN = 896  # dots of the longer side of a map alone, or about so many
+CHARACTERS = 13.5  # of 10 points, about so many to an inch
 KINDS = {1: BARS, 2: SIGNAL, 3: PHOTO, 4: VOLUME}  # by how many dimensions the input has
 
 
@@ -41,6 +42,7 @@ def draw_explanation(
     title: str = "",
     score: str = "y",
     names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    below: Sequence[str] | None = None,
 ) -> Figure:
     """One image of a result: its input with its maps, the y's by iteration, and what comes from the input.
 
@@ -54,8 +56,10 @@ def draw_explanation(
 
     `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to its own range; `names` are those
     of the features of a table, or of channels. Of several inputs each that can be drawn has its own rows, and
-    `picture` and `names` are by name. Raises DmbpError where no input can be drawn, where names are not as many as
-    features or channels, and where the batch has no such image.
+    `picture` and `names` are by name. Lines `below` stand under all, the verdict if none are given.
+
+    Raises DmbpError where no input can be drawn, where names are not as many as features or channels, and where the
+    batch has no such image.
     """
     check_image(result.account, image)
     drawn = [entry for entry in result.account.layout.data if len(entry.shape) in KINDS]
@@ -79,10 +83,18 @@ def draw_explanation(
     for row, (kind, view) in enumerate(zip(kinds, views, strict=True)):
         rows = kind.heights(view)
         kind.draw(view, Place(figure, grid[row, 0].subgridspec(len(rows), 3, height_ratios=rows)))
+    words_below(figure, result.verdict(image).lines()[:2] if below is None else below)
     right = grid[0, 1].subgridspec(2, 1, height_ratios=(1, 1.7))
     _history(figure.add_subplot(right[0]), result, image, score)
     _shares(figure.add_subplot(right[1]), result, image, score)
     return figure
+
+
+def words_below(figure: Figure, lines: Sequence[str]) -> None:
+    """Lines of text under a figure, broken where it ends."""
+    width = round(CHARACTERS * figure.get_figwidth())
+    text = "\n".join(part for line in lines for part in wrap(line, width))
+    figure.supxlabel(text.replace("$", r"\$"), fontsize=10, x=0.01, ha="left", linespacing=1.5)
 
 
 def _by_name(given: Any, first: str, several: bool) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from linreg.plot.style import FRAME
 from linreg.text import number
 
+PLAIN = 896  # dots of the longer side of a map alone, or about so many
 PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
 
 

@@ -39,12 +39,19 @@ def read(text: str) -> NotebookNode:
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"), 0)
     headings = accumulate(map(last_heading, notebook.cells), lambda before, own: own or before)
     for cell, heading in zip(notebook.cells, headings, strict=True):
-        cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {heading}"}}
+        cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {heading}"}, **prompts(cell)}
     notebook.cells.insert(first, new_code_cell(STRICT.strip(), metadata={"tags": ["remove-cell"]}))
     notebook.metadata.update(kernelspec=KERNEL, language_info={"name": "python", "pygments_lexer": "ipython3"})
     if len(lines) + 1 == len(notebook.cells):  # so that a message names the line of the script
         notebook.metadata["source_map"] = [*lines[: first + 1], *lines[first:]]
     return notebook
+
+
+def prompts(cell: NotebookNode) -> dict[str, str]:
+    """What to click on to see the code of a figure; that of answers is in conf.py."""
+    if "hide-input" not in cell.metadata.get("tags", []):
+        return {}
+    return {"code_prompt_show": "Show the code of this figure", "code_prompt_hide": "Hide the code of this figure"}
 
 
 def last_heading(cell: NotebookNode) -> str:
