@@ -107,9 +107,8 @@ function drawReading() {
   }
   const rows = Object.keys(LINES).map((part) => {
     const cells = ["paper", "complete"].filter((kind) => input.maps[kind].y).map((kind) => {
-      const values = mapOf(input, kind, part);
-      const at = blockIndex(state.pixel, input.axes, input.block);
-      return make("td", {}, number(values[at], input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
+      const value = valueAt(input, kind, part, blockIndex(state.pixel, input.axes, input.block));
+      return make("td", {}, number(value, input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
     });
     const by = input.channels ? channelValues(input, part) : [];
     return make("tr", {}, make("th", { scope: "row" }, LINES[part]), ...cells, ...by);
@@ -118,6 +117,12 @@ function drawReading() {
   const channelNames = input.channels ? Array.from({ length: Math.min(4, input.shape[0]) }, (_, c) => channelName(input, c)) : [];
   const head = make("tr", {}, make("th", {}, ""), ...[...kinds, ...channelNames].map((name) => make("th", { scope: "col" }, name)));
   reading.replaceChildren(make("p", {}, make("b", {}, placeName(input)), ...givenValues(input)), make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+}
+
+function valueAt(input, kind, part, place) {
+  const maps = input.maps[kind];
+  const line = lineOf(part);
+  return line === "both" ? maps.positive.values[place] + maps.negative.values[place] : maps[line].values[place];
 }
 
 // The paper's map by channel, where it is kept: of evidence for, against, and both.
