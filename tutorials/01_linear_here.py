@@ -28,6 +28,7 @@
 # | $x$ | the input: a vector, or a picture | 1 |
 # | $F$ and $y = F(x)$ | the network as a function, and its *score*: one number | 1 |
 # | $L$ and $l$ | how many hidden layers there are, and the number of one of them | 1 |
+# | $f_l$ | layer $l$ as a function | 1 |
 # | $W_l$, $b_l$ | the weights and the biases of layer $l$ | 1, 2 |
 # | $w$, $b$ | the weights and the bias of the output | 1, 2 |
 # | $z_l$ | what arrives at the gates of layer $l$, for instance $W_l h_{l-1} + b_l$ | 1 |

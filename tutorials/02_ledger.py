@@ -227,7 +227,7 @@ share_of_b1 = w_check @ W3_check @ W2_check @ b1
 share_of_b2 = w_check @ W3_check @ b2
 share_of_b3 = w_check @ b3
 assert close(share_of_x, (c * x).sum())
-assert close(share_of_b1 + share_of_b2 + share_of_b3 + b, beta[None])
+assert close(share_of_b1 + share_of_b2 + share_of_b3 + b, beta)
 assert close(share_of_x + share_of_b1 + share_of_b2 + share_of_b3 + b, y)
 
 # %% [markdown]
@@ -293,9 +293,10 @@ for shares in (by_autograd, by_inputs, by_outputs):
 
 # %%
 totals = [share.sum() for share in by_autograd]
+in_the_ledger = list(ledger.by_node().values())
 for count in (2, 3, 4):
     reached = (c * x).sum() + sum(totals[:count])
-    left_out = sum(totals[count:])
+    left_out = sum(in_the_ledger[count:])
     assert (y - reached - left_out).abs() < 1e-12 * ledger.magnitude
 
 # %% tags=["hide-input"]
