@@ -1,7 +1,7 @@
 """What the walls of a region cost, in seconds of this process, beside a forward and a backward pass.
 
-`python tests/benchmarks/bench_walls.py` takes 784-256-256-10 with its largest ball, and digit pairs; `--model SPEC` with
-`--photo`, as for `dmbp explain`, another network. All in float64.
+`python tests/benchmarks/bench_walls.py` takes 784-256-256-10 with its largest ball, and digit pairs; `--model SPEC`
+with `--photo`, as for `dmbp explain`, another network. All in float64.
 """
 
 from __future__ import annotations
