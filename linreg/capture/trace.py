@@ -53,11 +53,10 @@ def trace(
     module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call); or a
     node that no module owns, as `graph.summary()` prints it: "add@3".
 
-    A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments, or
-    some in order and a dict for the rest, (x, {"mask": m}).
-    Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
-    of any dtype, each image's own where their dimension 0 is the batch. What they give alone is a line of the ledger
-    under their name; where they meet data they are part of an operator. See `linreg.inputs`.
+    A model of several inputs is given a tuple of them in order, a dict by the names of its forward's arguments, or some
+    in order and the rest in a dict, (x, {"mask": m}). Those that `fixed` names, or counts from 0, are no data but held
+    fixed: masks, lengths, class indices, conditions, of any dtype, each image's own where their dimension 0 is the
+    batch. What they give alone is a line of the ledger under their name. See `linreg.inputs`.
 
     Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
     replaced by an interpolant of so many `pieces` (an error without `nonlinear`). All else is exact for the network
@@ -65,9 +64,8 @@ def trace(
 
     The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of
     the model do not reach the graph. Its forward runs a few times, hooks included, on copies of its input and buffers,
-    and on batches of other sizes. Of a custom torch.autograd.Function the forward is captured, as its operators; its
-    own backward is not used. Raises LinregError, naming the node, its module and the source line, where the model is
-    not piecewise linear, and where the graph does not reproduce its output on the example.
+    and on batches of other sizes. Of a custom autograd.Function the forward is captured, not its backward. Raises
+    LinregError, naming node, module and source line, where the model is not piecewise linear, or the graph not right.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
@@ -95,8 +93,7 @@ def trace(
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
         with ended(own, lambda: run(own, given), output) as chosen:
-            attempts = Attempts(own, given, chosen, pieces if nonlinear else None, fuse)
-            return attempts.graph_up_to(output) if isinstance(output, str) and chosen == output else attempts.graph()
+            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse).graph_up_to(output)
 
 
 @plain()
