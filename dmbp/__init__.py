@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors
+    from dmbp.comparison import Comparison, compare
     from dmbp.errors import DmbpError
     from dmbp.explanation import explain
     from dmbp.masks import find_sites, initial_logits, masked
@@ -17,9 +18,11 @@ if TYPE_CHECKING:  # for type checkers and editors
     from dmbp.runs.batches import Explained, explain_all
     from dmbp.saved import load
     from dmbp.split import Split, decompose, recurrence
+    from dmbp.verdict import Verdict
     from linreg import __version__ as __version__
 
 __all__ = [
+    "Comparison",
     "DmbpError",
     "Explained",
     "Learned",
@@ -27,6 +30,8 @@ __all__ = [
     "Options",
     "Result",
     "Split",
+    "Verdict",
+    "compare",
     "decompose",
     "explain",
     "explain_all",
@@ -41,6 +46,7 @@ __all__ = [
 
 # Where each of them is made.
 HOMES = {
+    "Comparison": "dmbp.comparison",
     "DmbpError": "dmbp.errors",
     "Explained": "dmbp.runs.batches",
     "Learned": "dmbp.optimize",
@@ -48,7 +54,9 @@ HOMES = {
     "Options": "dmbp.optimize",
     "Result": "dmbp.result",
     "Split": "dmbp.split",
+    "Verdict": "dmbp.verdict",
     "__version__": "linreg",
+    "compare": "dmbp.comparison",
     "decompose": "dmbp.split",
     "explain": "dmbp.explanation",
     "explain_all": "dmbp.runs.batches",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from dmbp import __version__
 from dmbp.bench import PARTS as MEASURES
-from dmbp.cli.explain_words import learning_words, looking_words, rather_words
+from dmbp.cli.explain_words import comparison_words, learning_words, looking_words, rather_words
 from dmbp.cli.input_words import WEIGHTS, input_words, network_words, target_words
 
 EXPLAIN = "explain an input: prints the split, writes a figure (.png) and all arrays (.npz)"
+COMPARE = "maps of one picture by several methods and for several classes, side by side, with their insertion areas"
 INSPECT = "print a network's operators at an input, the ledger of a score, its certificate, and where its region ends"
 EVALUATE = "judge maps: networks × methods × metrics over a data set, kept as they come; gives the paper's tables"
 BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal algorithm and other methods"
@@ -64,6 +65,13 @@ def _explain(command: argparse.ArgumentParser) -> None:
     rather_words(command)
     learning_words(command, type_=_count)
     looking_words(command)
+    _out(command)
+
+
+def _compare(command: argparse.ArgumentParser) -> None:
+    input_words(command)
+    network_words(command)
+    comparison_words(command, _positive)
     _out(command)
 
 
@@ -122,6 +130,7 @@ def _positive(text: str) -> int:
 
 COMMANDS = {
     "explain": (EXPLAIN, _explain),
+    "compare": (COMPARE, _compare),
     "inspect": (INSPECT, _inspect),
     "evaluate": (EVALUATE, _evaluate),
     "bench": (BENCH, _bench),

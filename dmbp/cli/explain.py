@@ -64,7 +64,7 @@ def _on_the_way(options: argparse.Namespace) -> tuple[int, ...]:
 def _page(aim: Aim, result: Result, verdict: Verdict, path: Path) -> str:
     """Write the explorer of one target."""
     question = aim.question
-    asked = f"Why {aim.name}? {question.model.name} at {Path(question.name).name}"
+    asked = f"Why {aim.name}?\n{question.model.name} at {Path(question.name).name}"
     return str(result.to_html(path, picture=question.picture, title=asked, names=question.labels, verdict=verdict))
 
 
@@ -74,7 +74,7 @@ def _report(aim: Aim, result: Result, options: argparse.Namespace, wanted: Wante
     verdict = result.verdict(
         labels=model.label, probability=model.probability, check=options.check and not result.interrupted
     )
-    arrays = save_apart(result, writable(folder), aim.stem)
+    arrays = save_apart(result.arrays(), writable(folder), aim.stem)
     files = write_pictures(aim, result, verdict, wanted, folder / arrays.stem)
     if options.html:
         files["page"] = [_page(aim, result, verdict, folder / f"{arrays.stem}.html")]
@@ -93,12 +93,11 @@ def _report(aim: Aim, result: Result, options: argparse.Namespace, wanted: Wante
     }  # fmt: skip
 
 
-def save_apart(result: Result, folder: Path, stem: str) -> Path:
-    """Save a result as STEM.npz, in the place of one of the same question; beside another's, as STEM-2.npz, …
+def save_apart(arrays: Mapping[str, np.ndarray], folder: Path, stem: str) -> Path:
+    """Save arrays as STEM.npz, in the place of one of the same question; beside another's, as STEM-2.npz, …
 
     Pictures of one name from two folders must not overwrite each other, whoever comes first.
     """
-    arrays = result.arrays()
     for number in count(1):
         path = folder / (f"{stem}.npz" if number == 1 else f"{stem}-{number}.npz")
         with suppress(_OfAnother):

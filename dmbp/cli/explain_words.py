@@ -1,4 +1,4 @@
-"""How `dmbp explain` learns, and what it draws: the words of its command line for these."""
+"""How `dmbp explain` learns, what it draws, and what `dmbp compare` compares: the words of the command line."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ CHECK = (
     "put the maps to the test: their insertion areas beside those of c ⊙ x and of a random order, and the maps of the "
     "network with its last layer drawn anew; takes longer than the explanation"
 )
+COMPARED = (
+    "names with options, parted by commas or spaces, as dmbp,ig:steps=100,gradcam (default: "
+    "dmbp,dmbp:map=complete,nd,ig,gradcam)"
+)
+TARGETS = "classes, a row of maps each (default: the class of the highest score; of a digit pair both digits)"
+STEP = "pixels that insertion takes at a time (default: the 56th part)"
+COLUMNS = "maps beside each other, before the next row (default: 5, for a slide; 2 for a column of a page)"
+OVER = "lay the maps over the grey picture"
 HTML = "write the explorer too: one page that opens from disk, to look into maps, masks, sites and the ledger"
 MAPS = ("paper", "complete")
 
@@ -56,3 +64,14 @@ def looking_words(command: argparse.ArgumentParser) -> None:
     group.add_argument("--format", default="png", metavar="png,svg,pdf", help=FORMAT)
     group.add_argument("--check", action="store_true", help=CHECK)
     group.add_argument("--html", action="store_true", help=HTML)
+
+
+def comparison_words(command: argparse.ArgumentParser, type_: Callable[[str], int]) -> None:
+    group = command.add_argument_group("what is compared")
+    group.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help=COMPARED)
+    group.add_argument("--targets", nargs="+", dest="target", metavar="ID|NAME", help=TARGETS)
+    group.add_argument("--step", type=type_, help=STEP)
+    group.add_argument("--columns", type=type_, default=5, metavar="N", help=COLUMNS)
+    group.add_argument("--over", action="store_true", help=OVER)
+    group.add_argument("--format", default="png", metavar="png,svg,pdf", help=FORMAT)
+    group.set_defaults(output=None, at=None, box=None, region=False)

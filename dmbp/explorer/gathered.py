@@ -19,7 +19,8 @@ from dmbp.verdict import Verdict
 from linreg import __version__
 from linreg.target import sum_per_image
 
-ROOM = 3_450_000  # bytes of all arrays; with base64, code and tables a page stays below 5 MB
+ROOM = 3_450_000  # bytes of all arrays and pictures; with base64, code and tables a page stays below 5 MB
+FOR_INPUTS = 0.7  # of them; what is left of it, and the rest, is for the maps of channels
 OWN_NAMES = 900_000  # characters of tables of names and numbers, beyond which arrays must be fewer
 
 
@@ -43,7 +44,7 @@ def gathered(
         here = picture if view is inputs[0] else None
         own = names if view is inputs[0] else None
         value.setdefault("inputs", []).append(
-            described(view, result, image, pack, 0.72 * room / len(inputs), here, own)
+            described(view, result, image, pack, FOR_INPUTS * room / len(inputs), here, own)
         )
     value["network"] = network(result, image, pack, room - pack.size) if isinstance(result.account, Split) else None
     return plain(value), pack
@@ -86,8 +87,10 @@ def _numbers(result: Result, image: int) -> dict[str, Any]:
 def _shares(result: Result, line: str, image: int) -> dict[str, Any]:
     """Of one part: what comes from the input, what from constants with a place, and what has none."""
     shares = result.shares[line]
-    bias, rest = shares.bias_share[image].item(), sum(share[image].item() for share in shares.rest.values())
-    return {"input": shares.input_share[image].item(), "placed": bias - rest, "rest": rest}
+    sums = {True: 0.0, False: 0.0}
+    for label, share in zip(shares.labels, shares.terms[:, image].tolist(), strict=True):
+        sums[label in shares.unplaced] += share
+    return {"input": shares.input_share[image].item(), "placed": sums[False], "rest": sums[True]}
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

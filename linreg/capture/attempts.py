@@ -41,13 +41,17 @@ AGAIN = (NotExported, Arranged, Uneven)  # refusals that are a matter of the bat
 
 @dataclass(frozen=True, eq=False)
 class Attempts:
-    """A model in eval mode, which may be run and written to, an example (N, …), and the options of `trace`."""
+    """A model in eval mode, which may be run and written to, an example (N, …), and the options of `trace`.
+
+    `within` says that what the model gives is what a module within it gives: parts may be merged with images there.
+    """
 
     model: nn.Module
     example: Arguments
     output: str | int | None
     pieces: int | None
     fuse: bool
+    within: bool = False
 
     def graph(self) -> OperatorGraph:
         """The graph of the first way in which the model can be captured.
@@ -163,13 +167,11 @@ class Attempts:
         """The first and last image, each with what the model gives for it alone, and both in a batch.
 
         Nothing where it gives an image something else alone than among others, at any of some scales: a model may use
-        their number as a threshold. Nor where it has several inputs: these are captured in a batch.
+        their number as a threshold.
         """
-        if not self.example.alone:
-            return ()
         images = self.example.at_least_two() if takes_all else self.example
         observed = self._at(images, takes_all)
-        scaled = (images.mapped(_times(scale)) for scale in SCALES)
+        scaled = (images.mapped(_times(scale), fixed=_as_it_is) for scale in SCALES)
         same = observed and all(self._at(each, takes_all) for each in scaled)
         return observed if same else ()
 
@@ -181,6 +183,8 @@ class Attempts:
             batch = self._together(images, single[0]) if takes_all else None
         except LinregError:
             return ()
+        if batch is not None and self.within:
+            batch = _parted(batch, len(images), single)
         first = single[0] if batch is None else batch
         shape = first.shape[1:] if batch is not None or first.shape[:1] == (1,) else first.shape
         if any(value.numel() != shape.numel() for value in single):
@@ -205,7 +209,9 @@ class Attempts:
         one = self.example.mapped(lambda x: x[:1])
         exported = export(self.model, one, open_batch=False)
         _, place = pick(run(self.model, one), self.output, alone=True)
-        return self._made(Program(exported, place, Batch.ONE, self.pieces), observed)
+        if one.shared != one.fixed:
+            observed = observed[:-1]  # the graph takes one choice of the fixed inputs, and a batch holds several
+        return self._made(Program(exported, place, Batch.ONE, self.pieces, one.held_places), observed)
 
     def _made(self, program: Program, observed: Observed) -> OperatorGraph:
         """The graph of a program, which gives what was observed; `translate` brings symbolic shapes, slow to import."""
@@ -229,8 +235,26 @@ class Attempts:
         return replace(graph, approximation=apart(interpolants, graph(example.given)[:images], expected[:images]))
 
 
+def _parted(batch: Tensor, images: int, ends: Sequence[Tensor]) -> Tensor:
+    """A batch's result by images, (N, P, …), where it has the P parts of each merged with the batch, (N · P, …).
+
+    `ends` are the results for the first and the last image alone, (P, …); parts may lie before images or behind them.
+    """
+    one = ends[0]
+    if one.dim() == 0 or len(batch) == images or batch.shape != (images * len(one), *one.shape[1:]):
+        return batch
+    by_image = batch.reshape(images, *one.shape)
+    if close(by_image[[0, -1]], torch.stack(list(ends))):
+        return by_image
+    return batch.reshape(len(one), images, *one.shape[1:]).transpose(0, 1)
+
+
 def _times(scale: float) -> Callable[[Tensor], Tensor]:
     return lambda x: scale * x
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
 
 
 def _doubled(value: Tensor) -> Tensor:
@@ -258,8 +282,8 @@ def _verify(graph: OperatorGraph, program: Program, origins: dict[str, str], obs
         raise LinregError("the exported program does not reproduce the model's output: please report this network")
     for batch, value in others:
         if interpolants:
-            compare_batch(exact.of_batch(*batch.values), batch, value)
-            value = reference.of_batch(*batch.values)
+            compare_batch(exact.of_batch(batch), batch, value)
+            value = reference.of_batch(batch)
         compare_batch(_given(graph, batch), batch, value)
 
 

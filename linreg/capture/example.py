@@ -106,6 +106,10 @@ class Arguments:
             return self
         return self.mapped(lambda x: torch.cat([x, x / 2]), fixed=lambda value: torch.cat([value, value]))
 
+    def image(self, n: int) -> Arguments:
+        """One image alone, (1, …), with what is its own."""
+        return self.mapped(lambda value: value[n : n + 1])
+
     def sharing_all(self) -> Arguments:
         """With all that is fixed the same for all images."""
         return replace(self, shared=self.fixed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from linreg.capture.example import Arguments
 from linreg.capture.program import Batch, Program
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
@@ -49,12 +50,12 @@ class Reference(fx.Interpreter):
         finally:
             self.recorded = before
 
-    def of_batch(self, *inputs: Tensor) -> Tensor:
+    def of_batch(self, batch: Arguments) -> Tensor:
         """The same for any number of images: a program of one is run on each."""
         if self.program.batch is not Batch.ONE:
-            return self(*inputs)
-        (x,) = inputs
-        return torch.stack([self(image) for image in x.split(1)])
+            return self(*batch.values)
+        images = (batch.image(n) for n in range(len(batch)))
+        return torch.stack([self(*image.values) for image in images])
 
     def values(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What each call gives there, by its name."""

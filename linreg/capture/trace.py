@@ -49,9 +49,9 @@ def trace(
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
-    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
-    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call); or a
-    node that no module owns, as `graph.summary()` prints it: "add@3".
+    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or a module of
+    the model ("head@1" for its second call), where the graph then ends, of merged frames with (N, parts, …); or a node
+    that no module owns, as `graph.summary()` prints it: "add@3".
 
     A model of several inputs is given a tuple of them in order, a dict by the names of its forward's arguments, or some
     in order and the rest in a dict, (x, {"mask": m}). Those that `fixed` names, or counts from 0, are no data but held
@@ -92,8 +92,8 @@ def trace(
     check_pieces(nonlinear, pieces)
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
-        with ended(own, lambda: run(own, given), output) as chosen:
-            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse).graph_up_to(output)
+        with ended(own, lambda: run(own, given), output) as part:
+            return Attempts(own, given, part, pieces if nonlinear else None, fuse, part != output).graph_up_to(output)
 
 
 @plain()

@@ -21,6 +21,7 @@ from linreg.regions.nearest import Wall, Walls, changing, distances, exits, wall
 from linreg.regions.pattern import Pattern, disagreements
 from linreg.regions.planes import Plane, plane
 from linreg.regions.programs import Ball, Polytope, polytope
+from linreg.regions.rules import RuleErrors, rule_errors
 from linreg.regions.segments import Segment
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Pattern",
     "Plane",
     "Polytope",
+    "RuleErrors",
     "Segment",
     "Wall",
     "Walls",
@@ -48,6 +50,7 @@ __all__ = [
     "neighbours",
     "plane",
     "polytope",
+    "rule_errors",
     "segment",
     "walls",
 ]

@@ -127,7 +127,8 @@ def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -
         first[c[:, None], units] = contest.candidates[r].gather(1, turns.first).to(first)
         last[c[:, None], units] = contest.candidates[r].gather(1, turns.last).to(last)
     before, met = (last[:-1] != first[1:]).nonzero(as_tuple=True)
-    return Changes(*(torch.cat(each) for each in zip(*found, strict=True)), before, met)
+    cell, place, unit = (torch.cat(each) for each in zip(*found, strict=True))
+    return Changes(cell, place, unit, before, met)
 
 
 def chosen(operator: Operator, x: Tensor) -> Tensor:

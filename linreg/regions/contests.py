@@ -2,8 +2,9 @@
 
 Where a polygon has a corner at which another candidate is ahead of the one that wins at its centre, it is cut along the
 line where the two are equal. The order of such cuts is arbitrary, and some go on where a third candidate wins on both
-sides. So at the end those parts of a polygon that choose the same are put together again: they are convex, as the
-winner of an extreme is ahead of all others on an intersection of half-planes, and an order of candidates likewise.
+sides. So at the end those parts of a polygon that choose the same are put together again where they are convex
+together, as they are for an extreme, and for the k first of an order. Where a median is one element may be bent: it
+stays in several polygons.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from linreg.operators.base import Operator
 from linreg.operators.contest import Contest
 from linreg.regions.changes import chosen, noise
 from linreg.regions.polygons import Born, Polygons, hull
+
+CONVEX = 1e-9  # of their area, by which parts may miss their convex hull
 
 
 def cut_by_contest(
@@ -76,12 +79,19 @@ def _together(polygons: Polygons, parts: Polygons, picked: Tensor) -> Polygons:
     """Parts of one polygon that choose the same, as one."""
     keys = torch.cat([parts.parent[:, None], picked], 1)
     _, group, counts = keys.unique(dim=0, return_inverse=True, return_counts=True)
-    single = counts[group] == 1
-    rings = [ring[ring >= 0] for ring in parts.rings[single]]
-    parents = parts.parent[single].tolist()
+    alone, areas = counts[group] == 1, parts.areas()
+    rings, parents = list[Tensor](), list[int]()
     for number in (counts > 1).nonzero()[:, 0].tolist():
-        members = parts.rings[group == number]
-        rings.append(torch.tensor(hull(parts.places, members[members >= 0])))
-        parents.append(int(parts.parent[group == number][0]))
+        members = (group == number).nonzero()[:, 0]
+        corners = parts.rings[members]
+        whole = torch.tensor(hull(parts.places, corners[corners >= 0]))
+        area = Polygons(parts.places, whole[None], members[:1]).areas()
+        if area <= areas[members].sum() * (1 + CONVEX):
+            rings.append(whole)
+            parents.append(int(parts.parent[members[0]]))
+        else:
+            alone[members] = True
+    rings += [ring[ring >= 0] for ring in parts.rings[alone]]
+    parents += parts.parent[alone].tolist()
     padded = torch.nn.utils.rnn.pad_sequence(rings, batch_first=True, padding_value=-1)
     return Polygons(parts.places, padded, polygons.parent[torch.tensor(parents, dtype=torch.long)])

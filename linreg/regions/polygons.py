@@ -215,4 +215,4 @@ def hull(places: Tensor, vertices: Tensor) -> list[int]:
 def _turn(places: Tensor, a: int, b: int, c: int) -> float:
     """Twice the signed area of a triangle, above 0 for a left turn; of collinear points rounding decides."""
     (ax, ay), (bx, by), (cx, cy) = (places[v].tolist() for v in (a, b, c))
-    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)  # type: ignore[no-any-return]
+    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)

@@ -27,8 +27,7 @@ function strongestPlace() {
 
 function buildMap() {
   const input = theInput();
-  mapView = viewOf(input, (index) => change({ pixel: index }, "reading"));
-  mapView.at = state.pixel;
+  mapView = viewOf(input, (index) => change({ pixel: index }, "reading"), false, state.pixel);
   document.getElementById("map-view").replaceChildren(mapView.element);
   const controls = document.getElementById("map-controls");
   controls.replaceChildren();
@@ -94,7 +93,7 @@ function scaleOf(shown, input) {
     return "";
   }
   const end = format(shown.limit, { figures: 2 });
-  const unit = shown.block > 1 ? `block of ${input.axes.map(() => shown.block).join(" × ")}` : input.kind === "signal" ? "step" : "pixel";
+  const unit = shown.block > 1 ? `block of ${input.axes.map(() => shown.block).join(" × ")}` : { signal: "step", volume: "voxel" }[input.kind] ?? "pixel";
   return make("span", { class: "scale" }, `−${end}`, make("span", { class: "ramp" }), `+${end} per ${unit}`);
 }
 
@@ -113,7 +112,7 @@ function drawReading() {
       const at = blockIndex(state.pixel, input.axes, input.block);
       return make("td", {}, number(values[at], input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
     });
-    const by = input.channels?.[part] ? channelValues(input, input.channels[part]) : [];
+    const by = input.channels ? channelValues(input, part) : [];
     return make("tr", {}, make("th", { scope: "row" }, LINES[part]), ...cells, ...by);
   });
   const kinds = ["paper's", "complete"].slice(0, input.maps.complete.y ? 2 : 1);
@@ -122,9 +121,14 @@ function drawReading() {
   reading.replaceChildren(make("p", {}, make("b", {}, placeName(input)), ...givenValues(input)), make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
-function channelValues(input, values) {
+// The paper's map by channel, where it is kept: of evidence for, against, and both.
+function channelValues(input, part) {
+  const kept = part === "both" ? [input.channels.positive, input.channels.negative] : [input.channels[part]];
   const size = total1(input.axes);
-  return Array.from({ length: Math.min(4, input.shape[0]) }, (_, channel) => make("td", {}, format(values[channel * size + state.pixel], { signed: true, figures: 3 })));
+  return Array.from({ length: Math.min(4, input.shape[0]) }, (_, channel) => {
+    const values = kept.map((each) => each?.[channel * size + state.pixel]);
+    return make("td", {}, values.includes(undefined) ? "" : format(total(values), { signed: true, figures: 3 }));
+  });
 }
 
 function givenValues(input) {

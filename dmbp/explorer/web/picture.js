@@ -2,7 +2,7 @@
 
 const ZOOMS = 24; // how far in
 
-function pictureView(input, pick, small) {
+function pictureView(input, pick, small, at = null) {
   const [height, width] = input.axes.slice(-2);
   const depth = input.axes.length > 2 ? input.axes[0] : 1;
   const canvas = make("canvas", {
@@ -15,6 +15,10 @@ function pictureView(input, pick, small) {
     pick(index);
     paint(view);
   };
+  if (at !== null) {
+    view.at = at;
+    view.slice = Math.floor(at / (width * height));
+  }
   view.element = make("div", { class: small ? "stage small" : "stage" }, canvas, tools(view));
   view.element.style.setProperty("--shape", `${width} / ${height}`);
   view.element.style.setProperty("--wide", width / height);
@@ -143,7 +147,7 @@ function paint(view) {
 }
 
 function paintPlace(view, context) {
-  if (view.at === null) {
+  if (view.at === null || Math.floor(view.at / (view.width * view.height)) !== view.slice) {
     return;
   }
   const { block } = view.scene;

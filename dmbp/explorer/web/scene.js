@@ -125,9 +125,9 @@ function blockIndex(index, axes, block) {
 }
 
 // The view of an input: a picture, lines or bars.
-function viewOf(input, pick, small = false) {
+function viewOf(input, pick, small = false, at = null) {
   const views = { picture: pictureView, volume: pictureView, signal: linesView, features: barsView };
-  return (views[input.kind] ?? noView)(input, pick, small);
+  return (views[input.kind] ?? noView)(input, pick, small, at);
 }
 
 function noView(input) {
