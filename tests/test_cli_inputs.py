@@ -42,7 +42,8 @@ def signal():
 
 @seeded
 def bands():
-    return nn.Sequential(nn.Conv2d(13, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)).double()
+    head = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    return nn.Sequential(nn.Conv2d(13, 4, 3), nn.ReLU(), *head).double()
 
 @seeded
 def places():

@@ -20,9 +20,7 @@ HANDS = ("**Change a number and look.**", "**Do it to your own network.**")
 FOLDED = {"hide-input", "hide-cell"}
 
 # Pages that are still to be rewritten. A page leaves this list for good.
-NOT_YET = {
-    "05_learning",
-}
+NOT_YET: set[str] = set()
 LESSONS = {name: path for name, path in TUTORIALS.items() if name not in NOT_YET}
 
 # What draws. Such a cell draws and does nothing else, and is folded.

@@ -19,7 +19,6 @@ from functools import partial
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import dmbp
 import linreg
@@ -33,27 +32,12 @@ from linreg.paths import node_share, path_spectrum
 plt.rcParams["figure.constrained_layout.use"] = True
 
 # %% [markdown]
-# The network is that of the digit pairs. Lesson 3 showed that batch norm, in a trained
-# network, is an affine map, and that it can be folded into the convolution before it.
-# We fold first. Then every constant of the network is a parameter called `bias`, and the
-# masked backward pass of lesson 5 can be used as it stands.
-
+# The network is the residual network of the digit pairs, and the picture is the one with
+# a 3 and a 9.
 
 # %%
-def folded(network):
-    """The same function with each batch norm folded into the convolution before it."""
-    for module in list(network.modules()):
-        pair = isinstance(module, nn.Sequential) and len(module) == 2
-        if pair and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
-            module[1] = nn.Identity()
-    return network.requires_grad_()
-
-
-network = folded(pretrained("digit-pairs").double())
+network = pretrained("digit-pairs").double()
 x = sample_pairs().images[:1].double()
-unfolded = pretrained("digit-pairs").double()
-assert torch.allclose(network(x), unfolded(x), rtol=1e-12, atol=1e-12)
 
 # %% [markdown]
 # `lin` is the network opened at the picture x. A *site* is a gate whose output gets a
@@ -83,37 +67,55 @@ print(sites)
 # We want to check this on the real network, so we need the score that masks let
 # through. It is called $P$, and lines 4 and 5 of Algorithm 1 compute it: a backward pass
 # in which the gradient is multiplied by the mask at every site, and then the sum of
-# Eq. (14). Here is the masked backward pass of lesson 5 once more.
+# Eq. (14). Here are the masked backward pass and the constants of lesson 5 once more.
 
 
 # %%
-def masked_backward(model, x, target, masks):
-    """∇ₓF, the terms ∇F·x and ∇F·b that sum to P, and the gradients at the sites."""
-    arriving = {}
+def mask_gradient(mask, gate, inputs, output):
+    """A forward hook: the gradient that arrives at this output goes on times mask."""
+    output.register_hook(lambda gradient: mask * gradient)
 
-    def multiplied(site, gate, gradients):
-        arriving[site] = gradients[0]
-        return (masks[site] * gradients[0],)
 
-    gates = {site: model.get_submodule(site) for site in masks}
-    hooks = [g.register_full_backward_pre_hook(partial(multiplied, s)) for s, g in gates.items()]
-    leaves = [x.clone().requires_grad_(), *biases(model)]
-    gradients = torch.autograd.grad(model(leaves[0])[0, target], leaves)
+# %%
+def masked_backward(network, x, target, masks):
+    """The gradients of a score by x and by each bias; at each site times its mask."""
+    hooks = []
+    for site, mask in masks.items():
+        gate = network.get_submodule(site)
+        hooks.append(gate.register_forward_hook(partial(mask_gradient, mask)))
+    leaf = x.clone().requires_grad_()
+    biases = dict(network.named_parameters())
+    biases = {name: bias for name, bias in biases.items() if name.endswith("bias")}
+    score = network(leaf)[:, target].sum()
+    leaves = [leaf, *biases.values()]
+    by_x, *by_bias = torch.autograd.grad(score, leaves, create_graph=True)
     for hook in hooks:
         hook.remove()
-    terms = [(g * leaf).sum() for g, leaf in zip(gradients, leaves, strict=True)]
-    return gradients[0], torch.stack(terms).detach(), arriving
+    return by_x, dict(zip(biases, by_bias, strict=True))
 
 
 # %%
-def biases(model):
-    return [p for name, p in model.named_parameters() if name.endswith("bias")]
+def constants(network):
+    """What each bias adds: itself, or the whole shift of a batch norm."""
+    found = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            s = module.weight / (module.running_var + module.eps).sqrt()
+            found[f"{name}.bias"] = (module.bias - s * module.running_mean).detach()
+        elif getattr(module, "bias", None) is not None:
+            found[f"{name}.bias"] = module.bias.detach()
+    return found
 
 
+# %%
 def P(masks):
     """The score of "3" that the masks let through."""
-    _, terms, _ = masked_backward(network, x, 3, masks)
-    return terms.sum().item()
+    by_x, by_bias = masked_backward(network, x, 3, masks)
+    added = constants(network)
+    total = (by_x * x).sum()
+    for name, gradient in by_bias.items():
+        total += (gradient * added[name]).sum()
+    return total.item()
 
 
 # %% [markdown]
@@ -187,26 +189,26 @@ print(analysis.summary(leans))
 
 # %% [markdown]
 # The three kinds follow from the picture and the network alone. To find them by hand, we
-# record the value of every gate in a plain forward pass, and take the gradients that
-# arrive in a backward pass that masks nothing.
+# record what leaves every gate in a forward pass, and ask PyTorch for the gradient of the
+# score with respect to each of these values. Nothing is masked.
 
 # %%
 values = {}
 
 
-def recorded(site):
-    def hook(gate, inputs, output):
-        values[site] = output.detach()
-
-    return hook
+def record(site, gate, inputs, output):
+    values[site] = output
 
 
-hooks = [network.get_submodule(s).register_forward_hook(recorded(s)) for s in sites]
-network(x)
+hooks = []
+for site in sites:
+    gate = network.get_submodule(site)
+    hooks.append(gate.register_forward_hook(partial(record, site)))
+score = network(x)[0, 3]
 for hook in hooks:
     hook.remove()
-unmasked = dict.fromkeys(sites, 1.0)
-_, _, arriving = masked_backward(network, x, 3, unmasked)
+gradients = torch.autograd.grad(score, list(values.values()))
+arriving = dict(zip(sites, gradients, strict=True))
 
 # %%
 for mask, lean in zip(three, leans, strict=True):
@@ -228,7 +230,7 @@ for mask, lean in zip(three, leans, strict=True):
 # %%
 shares = node_share(lin, 3)
 for site in sites:
-    passing = (arriving[site] * values[site]).sum()
+    passing = (arriving[site] * values[site]).sum().item()
     assert abs(shares[site] - passing) < rounding
 
 # %% tags=["hide-input"]

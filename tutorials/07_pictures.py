@@ -111,39 +111,40 @@ assert for_nine[places["3"]].sum() < -5
 # %% [markdown]
 # The map itself is line 13 of Algorithm 1. Its two gradients come from two masked
 # backward passes, one with the masks and one with their complements. Here is the pass of
-# lesson 5 once more; of what it gives we need only the first thing, the gradient.
+# lesson 5 once more. Of what it gives we need only the gradient with respect to x.
 
 
 # %%
-def masked_backward(model, x, target, masks):
-    """∇ₓF, the terms ∇F·x and ∇F·b that sum to P, and the gradients at the sites."""
-    arriving = {}
+def mask_gradient(mask, gate, inputs, output):
+    """A forward hook: the gradient that arrives at this output goes on times mask."""
+    output.register_hook(lambda gradient: mask * gradient)
 
-    def multiplied(site, gate, gradients):
-        arriving[site] = gradients[0]
-        return (masks[site] * gradients[0],)
 
-    gates = {site: model.get_submodule(site) for site in masks}
-    hooks = [g.register_full_backward_pre_hook(partial(multiplied, s)) for s, g in gates.items()]
-    leaves = [x.clone().requires_grad_(), *biases(model)]
-    gradients = torch.autograd.grad(model(leaves[0])[0, target], leaves)
+# %%
+def masked_backward(network, x, target, masks):
+    """The gradients of a score by x and by each bias; at each site times its mask."""
+    hooks = []
+    for site, mask in masks.items():
+        gate = network.get_submodule(site)
+        hooks.append(gate.register_forward_hook(partial(mask_gradient, mask)))
+    leaf = x.clone().requires_grad_()
+    biases = dict(network.named_parameters())
+    biases = {name: bias for name, bias in biases.items() if name.endswith("bias")}
+    score = network(leaf)[:, target].sum()
+    leaves = [leaf, *biases.values()]
+    by_x, *by_bias = torch.autograd.grad(score, leaves, create_graph=True)
     for hook in hooks:
         hook.remove()
-    terms = [(g * leaf).sum() for g, leaf in zip(gradients, leaves, strict=True)]
-    return gradients[0], torch.stack(terms).detach(), arriving
-
-
-def biases(model):
-    return [p for name, p in model.named_parameters() if name.endswith("bias")]
+    return by_x, dict(zip(biases, by_bias, strict=True))
 
 
 # %%
 def mappings(target, masks):
     """∇⁺ and ∇⁻: what Algorithm 1 finds with these masks and with their complements."""
     others = {site: 1 - mask for site, mask in masks.items()}
-    plus = masked_backward(network, x, target, masks)[0]
-    minus = masked_backward(network, x, target, others)[0]
-    return plus, minus
+    plus, _ = masked_backward(network, x, target, masks)
+    minus, _ = masked_backward(network, x, target, others)
+    return plus.detach(), minus.detach()
 
 
 masks_three = {site: mask[:1] for site, mask in result.masks.items()}
@@ -164,8 +165,8 @@ assert close(for_nine, plus_nine * x + minus_nine * x)
 # the nuisance, which is what is left of c.
 
 # %%
-unmasked = dict.fromkeys(masks_three, 1.0)
-c = masked_backward(network, x, 3, unmasked)[0]
+c, _ = masked_backward(network, x, 3, {})
+c = c.detach()
 parts = {"c": c, "∇⁺": plus, "∇⁻": minus}
 parts["∇⁺ + ∇⁻"] = plus + minus
 parts["∇~"] = c - plus - minus

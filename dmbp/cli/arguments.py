@@ -12,7 +12,7 @@ from dmbp.cli.input_words import WEIGHTS, input_words, network_words, target_wor
 
 EXPLAIN = "explain an input: prints the split, writes a figure (.png) and all arrays (.npz)"
 COMPARE = "maps of one picture by several methods and for several classes, side by side, with their insertion areas"
-INSPECT = "print a network's operators at an input, the ledger of a score, and its certificate"
+INSPECT = "print a network's operators at an input, the ledger of a score, its certificate, and where its region ends"
 EVALUATE = "judge maps: networks × methods × metrics over a data set, kept as they come; gives the paper's tables"
 BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal algorithm and other methods"
 
@@ -20,6 +20,10 @@ BENCH_MODEL = (
     "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
+
+REGIONS = "say how far the linear function at the input reaches: the nearest walls of its region, and whose they are"
+TO = "with --regions: count the linear pieces on the straight line from INPUT to this one"
+WALLS = "with --regions: write the nearest walls as a figure (.png) and as arrays (.npz) here"
 
 MODELS = "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME, path.py:factory; repeatable"
 MORE_WEIGHTS = "weights to read instead: once for each model, in order; - for a model's own"
@@ -49,6 +53,9 @@ def _inspect(command: argparse.ArgumentParser) -> None:
     input_words(command)
     network_words(command)
     target_words(command)
+    command.add_argument("--regions", action="store_true", help=REGIONS)
+    command.add_argument("--to", metavar="INPUT", help=TO)
+    command.add_argument("--out", type=Path, metavar="DIR", help=WALLS)
 
 
 def _explain(command: argparse.ArgumentParser) -> None:

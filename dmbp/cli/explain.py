@@ -64,7 +64,7 @@ def _on_the_way(options: argparse.Namespace) -> tuple[int, ...]:
 def _page(aim: Aim, result: Result, verdict: Verdict, path: Path) -> str:
     """Write the explorer of one target."""
     question = aim.question
-    asked = f"Why {aim.name}? {question.model.name} at {Path(question.name).name}"
+    asked = f"Why {aim.name}?\n{question.model.name} at {Path(question.name).name}"
     return str(result.to_html(path, picture=question.picture, title=asked, names=question.labels, verdict=verdict))
 
 

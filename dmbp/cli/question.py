@@ -78,7 +78,7 @@ def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -
         network = model.network.to(device)
         like = next(network.parameters(), torch.empty(0, device=device))
         x = source.given(model, like)
-    with _quietly():
+    with quietly():
         alike = before is not None and isinstance(x, Tensor) and before.graph.input_shape == tuple(x.shape[1:])
         same = before.graph if before is not None and alike else None
         graph = same or trace(network, x, fixed=_fixed(source), output=_output(options, model, x))
@@ -142,8 +142,16 @@ def _output(options: argparse.Namespace, model: Model, x: Any) -> str | None:
     return None
 
 
+def another(question: Question, name: str, options: argparse.Namespace) -> Tensor:
+    """A second input, as the question's network takes it. Raises DmbpError where there is none of that name."""
+    x = read_given(name, options.row, (), _scale(options)).given(question.model, question.x)
+    if not isinstance(x, Tensor) or x.shape != question.x.shape:
+        raise DmbpError(f"{name} is no input of the same shape as {question.name}")
+    return x
+
+
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without what torch.export prints and logs on its way to an error, which then says all that is needed."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -18,18 +18,23 @@ Reference = dict[str, Any]
 
 
 class Pack:
-    """Arrays that go into one file, each told by where it begins and ends; `size` counts the bytes so far."""
+    """Arrays that go into one file, each told by where it begins and ends.
+
+    `size` counts the bytes so far, of all that goes into the file: pictures, which stand elsewhere in it, are added.
+    """
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self._at = 0
         self.size = 0
 
     def add(self, values: Any, planes: int = EXACT) -> Reference:
         """Keep an array, and give what finds it again: {"at", "bytes", "shape", "planes"}."""
         array = np.asarray(values)
         part = packed(array, planes)
-        reference = {"at": self.size, "bytes": len(part), "shape": list(array.shape), "planes": planes}
+        reference = {"at": self._at, "bytes": len(part), "shape": list(array.shape), "planes": planes}
         self._parts.append(part)
+        self._at += len(part)
         self.size += len(part)
         return reference
 

@@ -42,10 +42,11 @@ def write_page(
     """Write the explorer of one image of a result to `path`, whole or not at all, and return the path.
 
     `picture` (H, W, 3) in [0, 1] is drawn in the place of x; `names` are those of the features of a table, or of the
-    channels of a signal; both belong to the first input. `verdict` is `result.verdict(image)` unless one with more in it
-    is at hand (class names, what was tried). `lessons` is the address of the built tutorials, absolute or from the page:
-    with it, each panel links to its lesson, else it names it. Raises DmbpError where the batch has no such image, for a
-    picture or names that do not fit, and where the file cannot be written.
+    channels of a signal; both belong to the first input. The first line of `title` is the heading, the rest stands
+    below it. `verdict` is `result.verdict(image)` unless one that tells more is at hand (class names, what was tried).
+    `lessons` is the address of the built tutorials, absolute or from the page: with it, each panel links to its lesson,
+    else it names it. Raises DmbpError where the batch has no such image, for a picture or names that do not fit, and
+    where the file cannot be written.
     """
     check_image(result.account, image)
     path = Path(path)
@@ -58,8 +59,10 @@ def write_page(
 
 def _parts(value: dict[str, Any], pack: Pack) -> dict[str, str]:
     """What the frame has places for."""
+    heading, _, below = value["about"]["title"].partition("\n")
     return {
-        "TITLE": escape(value["about"]["title"]),
+        "TITLE": escape(heading),
+        "BELOW": escape(below),
         "STYLE": _part("style.css"),
         "SCRIPT": "\n".join(_part(f"{name}.js") for name in SCRIPTS),
         "DATA": _in_script(value),

@@ -26,8 +26,8 @@ from linreg import Linearization, Node
 from linreg.target import cotangent
 
 SIDES = ("positive", "negative")
-ADJOINTS = 400  # at most so many passes back, of both sides together
-SHOWN = 5  # channels of a site and a side, at most
+ALL_SHOWN = 80  # channels of all sites together and one side, about: each is a pass back through what lies before it
+SHOWN = 5  # of one site and a side, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def strongest(parts: Tensor, side: str, count: int) -> list[int]:
 
 def shown_of(sites: int) -> int:
     """How many channels of each site and side are shown: fewer in a deep network, so that a page takes seconds."""
-    return max(1, min(SHOWN, ADJOINTS // (2 * max(sites, 1)) - 1))
+    return max(1, min(SHOWN, round(ALL_SHOWN / max(sites, 1))))
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from linreg.text import counted
 KINDS = {0: "features", 1: "features", 2: "signal", 3: "picture", 4: "volume"}  # by the number of dimensions
 MAPPED = ("positive", "negative", "nuisance", "y")
 SIDE = 640  # pixels: a larger picture is drawn smaller
+FOR_MAPS, FOR_SNAPSHOTS = 0.74, 0.06  # of the room of an input
 AS_PNG = 250_000  # bytes: a larger picture becomes a JPEG, as it is only looked at
 
 
@@ -83,13 +84,12 @@ def described(
         "names": _names(names, view),
         "left_out": [],
     }
-    shown["picture"] = _drawn(view, x, picture)
-    drawn = len(shown["picture"] or "")
-    limit = pack.size + room - drawn * 3 / 4
-    block = fitting_block(2 * len(MAPPED), view.axes, 0.6 * room)
+    limit = pack.size + room
+    shown["picture"] = _drawn(view, x, picture, pack)
+    block = fitting_block(2 * len(MAPPED), view.axes, FOR_MAPS * room)
     shown["block"] = block
     shown["maps"] = _maps(view, result, image, pack, block)
-    shown["snapshots"] = _snapshots(view, result, image, pack, 0.12 * room)
+    shown["snapshots"] = _snapshots(view, result, image, pack, FOR_SNAPSHOTS * room)
     shown |= _by_channel(view, result, image, x, pack, limit, block)
     if block > 1:
         sums = f"sums over {_blocks(view, block)}: what they sum to is exact"
@@ -158,7 +158,7 @@ def _by_channel(
     return shown | {"left_out": left_out}
 
 
-def _drawn(view: View, x: Tensor, picture: np.ndarray | None) -> str | None:
+def _drawn(view: View, x: Tensor, picture: np.ndarray | None, pack: Pack) -> str | None:
     """The picture as a data: address, in its own colours; None for what is no picture, or is drawn from x."""
     if view.kind != "picture" or view.entry.shape[0] not in (1, 3):
         return None
@@ -177,6 +177,7 @@ def _drawn(view: View, x: Tensor, picture: np.ndarray | None) -> str | None:
         drawn.save(file, kind, quality=88, optimize=True)
         if file.tell() <= AS_PNG:
             break
+    pack.size += file.tell()
     return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"
 
 

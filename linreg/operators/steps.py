@@ -71,7 +71,9 @@ class Step:
         rule = rule_for(self.call.target)
         if self.call.data and self.call.name not in JUMPS:
             if rule is None:
-                raise LinregError(f"aten.{self.call.name} does not tell where its values jump: compare the data instead")
+                raise LinregError(
+                    f"aten.{self.call.name} does not tell where its values jump: compare the data instead"
+                )
             operator, data = rule(self.call)
             found.append((operator, tuple(values[each.name] for each in data), self.shape))
         return found

@@ -13,22 +13,44 @@ Functions of this room take `by="pattern"` (the default) or `by="map"`; with "ma
 maps are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree.
 """
 
+from linreg.regions.crossing import Neighbour, across, neighbours
 from linreg.regions.halfspaces import Inequalities, Label, inequalities
+from linreg.regions.line import Density, Estimate, density, estimate, segment
+from linreg.regions.meaning import By
 from linreg.regions.nearest import Wall, Walls, changing, distances, exits, walls
 from linreg.regions.pattern import Pattern, disagreements
-from linreg.regions.meaning import By
+from linreg.regions.planes import Plane, plane
+from linreg.regions.programs import Ball, Polytope, polytope
+from linreg.regions.rules import RuleErrors, rule_errors
+from linreg.regions.segments import Segment
 
 __all__ = [
+    "Ball",
     "By",
+    "Density",
+    "Estimate",
     "Inequalities",
     "Label",
+    "Neighbour",
     "Pattern",
+    "Plane",
+    "Polytope",
+    "RuleErrors",
+    "Segment",
     "Wall",
     "Walls",
+    "across",
     "changing",
+    "density",
     "disagreements",
     "distances",
+    "estimate",
     "exits",
     "inequalities",
+    "neighbours",
+    "plane",
+    "polytope",
+    "rule_errors",
+    "segment",
     "walls",
 ]

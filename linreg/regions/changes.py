@@ -3,8 +3,9 @@
 A cell is a stretch on which everything that the operator reads is affine, so that its values at the two ends are all
 there is to know. What decides the piece is a level, which changes its sign, or a contest, which another candidate wins.
 
-A number within `SLACK` roundings of zero, of the largest of its kind, counts as zero: a unit that is at its kink all
-along a cell would else turn by its rounding alone.
+A number within a few roundings of zero, of the largest of its kind, counts as zero: a unit that is at its kink all along
+a cell would else turn by its rounding alone. In short arithmetic, where a cell may be hardly longer than rounding, only
+what is within a quarter of one does.
 
 Indices: v end of a cell, c cell, u unit, r contest, m candidate, k what is chosen of one contest.
 """
@@ -21,12 +22,17 @@ from linreg.graph import Node
 from linreg.operators.base import Operator
 from linreg.operators.contest import Contest
 
-SLACK = 16
+SLACK = {torch.float64: 16.0}  # roundings
+SHORT_SLACK = 0.25
 BLOCK = 2**22  # numbers that are compared at a time
 
 
 class Cells(Protocol):
     """How the values at the ends of cells are laid in one tensor (V, …)."""
+
+    @property
+    def may_jump(self) -> bool:
+        """Whether a value may be another one at the end of a cell than at the start of the next."""
 
     def starts(self, values: Tensor) -> Tensor:
         """Those at the start of each cell, (C, …)."""
@@ -63,10 +69,10 @@ def noise(values: Tensor) -> float:
     """What counts as zero among such values."""
     if not values.numel():
         return 0.0
-    largest = torch.linalg.vector_norm(values, torch.inf).item()
+    largest = max(abs(bound.item()) for bound in values.aminmax())
     if largest == torch.inf:  # of padding, or of what is masked
         largest = values[values.isfinite()].abs().amax().item() if values.isfinite().any() else 0.0
-    return SLACK * torch.finfo(values.dtype).eps * largest
+    return SLACK.get(values.dtype, SHORT_SLACK) * torch.finfo(values.dtype).eps * largest
 
 
 def _of_level(level: Tensor, cells: Cells, shape: tuple[int, ...]) -> Changes:
@@ -78,9 +84,11 @@ def _of_level(level: Tensor, cells: Cells, shape: tuple[int, ...]) -> Changes:
     (up, right_up), (down, right_down) = ((cells.starts(s), cells.ends(s)) for s in (above, below))
     cell, unit = ((up & right_down) | (down & right_up)).nonzero(as_tuple=True)
     at_start, at_end = (side[cell, unit].double() for side in (cells.starts(flat), cells.ends(flat)))
-    first = up | (~down & right_up)  # the sign within the cell, next to its start
-    last = right_up | (~right_down & up)
-    before, met = (last[:-1] ^ first[1:]).nonzero(as_tuple=True)
+    before, met = cell[:0], unit[:0]
+    if cells.may_jump or not (above | below).all():  # else no sign changes but within cells
+        first = up | (~down & right_up)  # the sign within the cell, next to its start
+        last = right_up | (~right_down & up)
+        before, met = (last[:-1] ^ first[1:]).nonzero(as_tuple=True)
     return Changes(cell, at_start / (at_start - at_end), unit, before, met)
 
 
@@ -103,12 +111,12 @@ class Turns:
 
 
 def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -> Changes:
-    start, end = cells.starts(x), cells.ends(x)
-    first = _chosen(operator, (start + end) / 2)  # (C, elements of the value), anywhere within the cell
+    at_ends = chosen(operator, x)
+    cell, row = _contested(contest, at_ends, x, cells).nonzero(as_tuple=True)
+    first = cells.starts(at_ends).clone()  # where there is no contest, this is chosen in the whole cell
     last = first.clone()
-    cell, row = _contested(contest, operator, x, cells).nonzero(as_tuple=True)
     zero, found = noise(x), [(cell[:0], x.new_empty(0, dtype=torch.float64), cell[:0])]
-    start, end = start.flatten(1), end.flatten(1)
+    start, end = cells.starts(x).flatten(1), cells.ends(x).flatten(1)
     block = max(1, BLOCK // contest.candidates.shape[1] ** (1 if contest.extreme else 2))
     for c, r in zip(cell.split(block), row.split(block), strict=True):
         left, right = (contest.rows(side[c], r).double() for side in (start, end))
@@ -116,32 +124,33 @@ def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -
             left, right, zero, contest)  # fmt: skip
         units = contest.outputs[r]
         found.append((c[turns.changed], turns.place, units[turns.changed, turns.k]))
-        first[c[:, None], units] = contest.candidates[r].gather(1, turns.first)
-        last[c[:, None], units] = contest.candidates[r].gather(1, turns.last)
+        first[c[:, None], units] = contest.candidates[r].gather(1, turns.first).to(first)
+        last[c[:, None], units] = contest.candidates[r].gather(1, turns.last).to(last)
     before, met = (last[:-1] != first[1:]).nonzero(as_tuple=True)
-    return Changes(*(torch.cat(each) for each in zip(*found, strict=True)), before, met)
+    cell, place, unit = (torch.cat(each) for each in zip(*found, strict=True))
+    return Changes(cell, place, unit, before, met)
 
 
-def _chosen(operator: Operator, x: Tensor) -> Tensor:
+def chosen(operator: Operator, x: Tensor) -> Tensor:
     """Which elements of the data the operator copies, (N, elements of the value): it is run on 0, 1, … to tell."""
-    numbers = torch.arange(x[0].numel(), dtype=torch.float64, device=x.device)
-    copied = operator.freeze(x).linear(numbers.view(1, *x.shape[1:]).expand(x.shape))
-    return copied.reshape(len(x), -1).long()
+    elements = x[0].numel()
+    dtype = torch.float32 if elements <= 2**24 else torch.float64  # that holds these numbers
+    numbers = torch.arange(elements, dtype=dtype, device=x.device)
+    return operator.freeze(x).linear(numbers.view(1, *x.shape[1:]).expand(x.shape)).reshape(len(x), -1)
 
 
-def _contested(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -> Tensor:
+def _contested(contest: Contest, at_ends: Tensor, x: Tensor, cells: Cells) -> Tensor:
     """Where something may change within a cell, (C, R).
 
     Of an extreme: unless one candidate wins at both ends, and so between them, as the largest of affine functions is
     convex. Otherwise: unless the order of all candidates is the same at both.
     """
     if contest.extreme:
-        winners = _chosen(operator, x)[:, contest.outputs[:, 0]]
-        return cells.starts(winners) != cells.ends(winners)
+        return (cells.starts(at_ends) != cells.ends(at_ends))[:, contest.outputs[:, 0]]
     flat = x.flatten(1)
     every = torch.arange(len(contest.candidates), device=x.device)
     rows = contest.rows(flat.repeat_interleave(len(every), 0), every.repeat(len(flat)))
-    order = rows.sort(-1, stable=True).indices.view(len(flat), len(every), -1)
+    order = rows.sort(dim=-1, stable=True).indices.view(len(flat), len(every), -1)
     return (cells.starts(order) != cells.ends(order)).any(-1)
 
 

@@ -113,7 +113,7 @@ class Inequalities:
     # ---- rows ----
 
     def rows(self, numbers: Sequence[int] | Tensor | slice = slice(None), limit: int = LIMIT) -> Tensor:
-        """Rows of A, each shaped like the input: (count, *input_shape).
+        """Rows of A in the order asked for, each shaped like the input: (count, *input_shape).
 
         Raises LinregError, before any work, where they would take more than `limit` bytes; `row_chunks` has no limit.
         """
@@ -125,11 +125,16 @@ class Inequalities:
                 f"{limit / 2**30:.3g} GiB: row_chunks() gives a few at a time; or ask for some, for some sites, or "
                 "with a higher limit="
             )
-        parts = [rows for _, rows in self.row_chunks(chosen)]
-        return torch.cat(parts) if parts else self.lin.input.new_empty(0, *self.lin.input.shape[1:])
+        order = chosen.argsort(stable=True)
+        found = self.lin.input.new_empty(len(chosen), *self.lin.input.shape[1:])
+        first = 0
+        for _, rows in self.row_chunks(chosen[order]):
+            found[order[first : first + len(rows)].to(found.device)] = rows
+            first += len(rows)
+        return found
 
     def row_chunks(self, numbers: Sequence[int] | Tensor | slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows in chunks of what is pulled back at once: (numbers, rows), (count,) and (count, *input_shape)."""
+        """Rows, site after site, in chunks of what is pulled back at once: (numbers, rows), as `rows` gives them."""
         chosen = self._numbers(numbers)
         for site, each in self.decided.items():
             first = self.starts[site]

@@ -18,8 +18,8 @@ from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given
 from linreg.operators import Affine
-from linreg.regions.segments import MEMORY, Segment, ends_of, walk
 from linreg.regions.meaning import By, check_by
+from linreg.regions.segments import MEMORY, Segment, ends_of, walk
 from linreg.target import Target
 
 LARGE = 2**16  # units of a network that is estimated before a line is begun

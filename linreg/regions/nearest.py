@@ -173,7 +173,8 @@ def exits(region: Inequalities, direction: Tensor) -> Tensor:
 def changing(region: Inequalities) -> Tensor:
     """Which rows have a wall across which the network's output is another affine function, (rows,).
 
-    By one pass back with random weights of the output: a unit that no output can feel turns unseen.
+    By one pass back with random weights of the output: a unit that no output can feel turns unseen. (A comparison that
+    changes nothing of a choice by logic is not told from one that does.)
     """
     lin = region.lin
     generator = torch.Generator().manual_seed(0)
@@ -324,10 +325,7 @@ def _along(region: Inequalities, asked: Tensor, direction: Tensor, count: int) -
 def _walls(region: Inequalities, norm: float, search: _Search) -> Iterator[Wall]:
     finite = search.distances.isfinite().cpu()
     chosen, far = search.rows[finite], search.distances[finite.to(search.distances.device)]
-    # Rows come back in the order of the graph.
-    by_number = dict(zip(chosen.sort().values.tolist(), region.rows(chosen), strict=True))
-    for row, distance in zip(chosen.tolist(), far.tolist(), strict=True):
-        normal = by_number[row]
+    for row, distance, normal in zip(chosen.tolist(), far.tolist(), region.rows(chosen), strict=True):
         yield Wall(region.label(row), distance, region.lin.input[0] + distance * _steepest(normal, norm), normal, row)
 
 

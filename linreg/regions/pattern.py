@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from linreg.errors import LinregError
+from linreg.graph import INPUT, Node
 from linreg.linearization import Linearization
 from linreg.operators import Affine, Diagonal, Gate, Guided, Selection, Where
 from linreg.operators.sparse import to_numpy
+from linreg.regions.decisions import on_upper_piece
 from linreg.text import counted
 
 Array = NDArray[Any]
@@ -29,7 +31,9 @@ class Pattern(Mapping[str, Array]):
 
     `pattern[site]` has the pieces of one gate or selection, shaped as its value: for a gate the number of kinks below
     (a ReLU: 1 open, 0 closed), for a maximum the place of what it chose, for a choice by comparison a number that
-    stands for what it chose. The arrays cannot be written to. Made by `Linearization.pattern`.
+    stands for what it chose. The arrays cannot be written to. Made by `Linearization.pattern`. (A median, a k-th value
+    and a choice by logic may choose the same in several cells: their pattern is then the same, while `inequalities` are
+    those of the one cell.)
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -51,6 +55,9 @@ class Pattern(Mapping[str, Array]):
             return self.pieces[site]
         except KeyError:
             raise LinregError(f"the pattern has no site {site!r}; it has {', '.join(self) or 'none'}") from None
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.pieces
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.pieces)
@@ -120,35 +127,59 @@ def _check_sites(odd: set[str]) -> None:
 def _pieces(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
     """What tells a region from others: (N, *shape) of each node that decides, and for a choice several of these."""
     found: dict[str, tuple[Tensor, ...]] = {}
+    repeating = set[str]()
     for name, affine in lin.frozen.items():
         operator = lin.graph[name].operator
         if isinstance(affine, Diagonal) and isinstance(operator, Gate):
-            found[name] = (_number(operator, affine),)
+            number = _number(operator, affine)
+            found[name] = () if number is None else (number,)
+            repeating |= {name} if number is None else set()
         elif isinstance(affine, Selection):
             found[name] = (affine.index,)
         elif isinstance(affine, Where) and not isinstance(operator, Affine):
             found[name] = (affine.condition.expand(len(lin.input), *affine.shape),)
         elif isinstance(affine, Guided):
             found[name] = _chosen(lin, name, affine)
-    return found
+    return found | _counted(lin, repeating)
 
 
-def _number(gate: Gate, frozen: Diagonal) -> Tensor:
+def _number(gate: Gate, frozen: Diagonal) -> Tensor | None:
     """The number of kinks below each unit, read off the slope and offset that it was frozen to, (N, *shape).
 
-    A gate that is the same line on two of its pieces has there the number of the first.
+    None where the gate is the same line on two of its pieces, as hardshrink is: they do not tell these apart.
     """
     slope, offset = frozen.slope, frozen.offset
     kinks = _kinks(gate, slope)
-    result = torch.full(slope.shape, len(kinks) + 1, dtype=torch.int32, device=slope.device)
-    for piece, z in reversed(list(enumerate(_between(kinks)))):
+    result = torch.full(slope.shape, -1, dtype=torch.int32, device=slope.device)
+    for piece, z in enumerate(_between(kinks)):
         line = gate.freeze(z[None])
         assert isinstance(line, Diagonal)
         same = line.slope == slope
         if offset is not None:
             same = same & (offset == (0 if line.offset is None else line.offset))
-        result.masked_fill_(same, piece)
+        if ((result >= 0) & same & kinks[piece - 1].isfinite()).any():
+            return None
+        result.masked_fill_(same & (result < 0), piece)
+    result.masked_fill_(result < 0, len(kinks) + 1)  # a piece that is one point
     return result.to(torch.uint8) if len(kinks) < 255 else result
+
+
+def _counted(lin: Linearization, names: set[str]) -> dict[str, tuple[Tensor, ...]]:
+    """The number of kinks below each unit of these gates, by the values that come into them."""
+    found: dict[str, tuple[Tensor, ...]] = {}
+
+    def step(node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
+        affine = lin.frozen[node.name]
+        if node.name in names and isinstance(node.operator, Gate):
+            up = on_upper_piece(node.operator, inputs[0], affine)
+            kinks = _kinks(node.operator, inputs[0])
+            found[node.name] = (sum((k < inputs[0]) | ((k == inputs[0]) & up) for k in kinks),)
+        return affine(*inputs)
+
+    if names:
+        with torch.no_grad():
+            lin.graph.evaluate({INPUT: lin.input}, step)
+    return found
 
 
 def _kinks(gate: Gate, like: Tensor) -> Tensor:
@@ -176,11 +207,11 @@ def _chosen(lin: Linearization, name: str, affine: Affine) -> tuple[Tensor, ...]
 
 def _as_whole(parts: tuple[Tensor, ...], image: int) -> Array:
     """The pieces of one image as whole numbers; of several parts a number that stands for them all."""
-    arrays = [to_numpy(part[image if len(part) > 1 else 0]) for part in parts]
-    if not np.issubdtype(arrays[0].dtype, np.floating):
-        return arrays[0].astype(np.uint8) if arrays[0].dtype == bool else arrays[0].copy()
-    result = np.zeros(arrays[0].shape, np.int64)
-    for array in arrays:
+    own = [part[image if len(part) > 1 else 0].cpu() for part in parts]
+    if not own[0].is_floating_point():
+        return own[0].to(torch.uint8 if own[0].dtype == torch.bool else own[0].dtype).clone().numpy()
+    result = np.zeros(own[0].shape, np.int64)
+    for array in map(to_numpy, own):
         bits = np.ascontiguousarray(array + 0.0, dtype=np.float32).view(np.int32)  # −0 as 0
         result = result * 1_000_003 + bits
     return result

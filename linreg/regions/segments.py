@@ -202,7 +202,7 @@ class Segment:
 
     def rows(self) -> list[tuple[str, ...]]:
         """What `summary` prints, as data: for each site how many of its units flip, and at how many breakpoints."""
-        found = []
+        found = list[tuple[str, ...]]()
         for number, site in enumerate(self.sites):
             own = self.flip_t[self.flip_site == number]
             kind = self.graph[site].operator.kind
@@ -224,7 +224,7 @@ class Segment:
 
 
 def ends_of(graph: OperatorGraph, a: Given, b: Given) -> tuple[OperatorGraph, Tensor, Tensor]:
-    """The graph and two inputs that it takes. Raises LinregError where they do not fit, or it fixes how many it takes."""
+    """The graph and two inputs that it takes. Raises LinregError where they do not fit, or it takes no other number."""
     if graph.inputs.fixed:
         names = ", ".join(repr(entry.name) for entry in graph.inputs.fixed)
         raise LinregError(f"the network holds {names} fixed: bind it first, graph.bind({{name: value}})")
@@ -236,7 +236,9 @@ def ends_of(graph: OperatorGraph, a: Given, b: Given) -> tuple[OperatorGraph, Te
     graph, b = graph.take(b)
     for name, end in (("a", a), ("b", b)):
         if len(end) != 1:
-            raise LinregError(f"{name} must be one input, (1, {', '.join(map(str, graph.input_shape))}), not {len(end)}")
+            raise LinregError(
+                f"{name} must be one input, (1, {', '.join(map(str, graph.input_shape))}), not {len(end)}"
+            )
     return graph, a.detach().clone(), b.detach().clone()
 
 

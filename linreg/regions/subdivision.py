@@ -29,6 +29,7 @@ from linreg.surroundings import plain
 
 NEAREST = 2.0**-46  # of the whole line: two cuts that are no farther apart are one
 GOLDEN = (5**0.5 - 1) / 2
+FEW, FAST = 32, 2**27  # more cells than these, and than this many bytes, are no faster at a time
 COPIES = 4  # of the values at hand that are in memory at a time
 
 
@@ -43,6 +44,10 @@ class Cells:
     t: Tensor
     values: Mapping[str, Tensor]
     joined: bool
+
+    @property
+    def may_jump(self) -> bool:
+        return not self.joined
 
     def starts(self, values: Tensor) -> Tensor:
         return values[:-1] if self.joined else values[: len(values) // 2]
@@ -67,14 +72,14 @@ class Cells:
         found = self.starts(values).index_select(0, cell)
         (inner,) = (place > 0).nonzero(as_tuple=True)
         if len(inner):
+            weight = place[inner].to(values).view(-1, *[1] * (values.dim() - 1))
             inner = inner.to(values.device)
+            near = self.starts(values).index_select(0, cell[inner])
             far = self.ends(values).index_select(0, cell[inner])
-            near = found[inner]
-            weight = place.to(values.device)[inner].to(values.dtype).view(-1, *[1] * (values.dim() - 1))
             between = torch.lerp(near, far, weight)
-            if not between.isfinite().all():  # −∞ of what is masked
+            if not between.sum().isfinite():  # −∞ of what is masked
                 between = torch.where(near == far, near, between)
-            found[inner] = between
+            found.index_copy_(0, inner, between)
         return found
 
     def apply(self, operator: Operator, layer: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
@@ -216,7 +221,7 @@ def grouped(ends: Tensor, size: int) -> list[Tensor]:
 
 
 def most_cells(graph: OperatorGraph, memory: int) -> int:
-    """How many cells go through the network at a time in so many bytes: at least 2."""
+    """How many cells go through the network at a time in so many bytes, and no more than are fast: at least 2."""
     last = {name: number for number, node in enumerate(graph.nodes) for name in node.inputs}
     sizes = {INPUT: prod(graph.input_shape)} | {node.name: prod(node.shape) for node in graph.nodes}
     alive, most = sizes[INPUT], 1
@@ -224,4 +229,5 @@ def most_cells(graph: OperatorGraph, memory: int) -> int:
         alive += sizes[node.name]
         most = max(most, alive)
         alive -= sum(sizes[name] for name in set(node.inputs) if last[name] == number)
-    return max(2, memory // (COPIES * most * graph.dtype.itemsize))
+    each = COPIES * most * graph.dtype.itemsize
+    return max(2, min(memory // each, max(FEW, FAST // each)))

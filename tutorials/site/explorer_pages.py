@@ -29,7 +29,7 @@ def write(app: Sphinx, exception: Exception | None) -> None:
         result = dmbp.explain(
             network, pairs.images[:1], digit, iterations=iterations, snapshots=snapshots, progress=False
         )
-        title = f"Why “{digit}”? A picture with a 3 and a 9"
+        title = f"Why “{digit}”?\nA picture with a 3 and a 9"
         result.to_html(folder / f"digit-pair-{digit}.html", title=title, lessons="..")
 
 

@@ -32,7 +32,7 @@ function bars(view, pick) {
       make("span", { class: "name" }, nameOf(view.input, place, block)),
       make("span", { class: "given" }, view.input.x && block === 1 ? format(view.input.x[place], { figures: 3 }) : ""),
       make("span", { class: "track" }, bar),
-      make("span", { class: "share" }, format(values[place], { signed: true })));
+      make("span", { class: "share" }, format(values[place], { signed: true, figures: 3 })));
     row.addEventListener("click", () => pick(place * block));
     row.addEventListener("pointerenter", () => pick(place * block));
     return row;

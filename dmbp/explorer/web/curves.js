@@ -72,6 +72,10 @@ function ticks(low, high, wanted = 5) {
   return found;
 }
 
+function tickText(value) {
+  return Number(value.toPrecision(6)).toLocaleString("en", { maximumSignificantDigits: 6 }).replaceAll(",", " ").replace("-", "−");
+}
+
 function scales() {
   const width = document.getElementById("curves").clientWidth || 600;
   const height = width < 480 ? 280 : 420;
@@ -94,7 +98,7 @@ function drawCurves() {
   for (const value of ticks(scale.low, scale.high)) {
     chart.append(
       drawn("line", { x1: CHART.left, x2: scale.width - CHART.right, y1: scale.y(value), y2: scale.y(value), class: value ? "grid" : "zero" }),
-      drawn("text", { x: CHART.left - 8, y: scale.y(value) + 4, class: "tick end" }, format(value, { figures: 3 }).replace(/\.0+$/, "")));
+      drawn("text", { x: CHART.left - 8, y: scale.y(value) + 4, class: "tick end" }, tickText(value)));
   }
   for (const at of ticks(0, lastIteration(), scale.width < 480 ? 3 : 5).filter(Number.isInteger)) {
     chart.append(drawn("text", { x: scale.x(at), y: scale.height - 8, class: "tick middle" }, String(at)));
@@ -158,7 +162,7 @@ function drawFilm() {
     return;
   }
   film.classList.toggle("flat", input.kind === "signal");
-  const limit = limitFor(input, "paper", "both");
+  const limit = snapshotLimit(input);
   const shown = snapshotAt(input, state.at);
   film.replaceChildren(...input.snapshots.map((kept) => {
     const [height, width] = (input.kind === "signal" ? [1, input.axes[0]] : input.axes.slice(-2)).map((size) => Math.ceil(size / kept.block));

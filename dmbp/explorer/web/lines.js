@@ -3,7 +3,7 @@
 const LANES = 16; // channels drawn, at most
 const LANE = 56; // dots of height
 
-function linesView(input, pick, small) {
+function linesView(input, pick, small, at = null) {
   const [count, length] = input.shape;
   const lanes = Math.min(count, LANES);
   const picture = drawn("svg", {
@@ -19,7 +19,7 @@ function linesView(input, pick, small) {
   if (count > lanes) {
     element.append(make("p", { class: "quiet" }, `The first ${lanes} of ${count} channels are drawn; the ground sums over all.`));
   }
-  const view = { input, element, picture, length, lanes, at: null, mixes: true };
+  const view = { input, element, picture, length, lanes, at, mixes: true };
   view.pick = (index) => {
     view.at = Math.min(length - 1, Math.max(0, index));
     pick(view.at);

@@ -27,8 +27,7 @@ function strongestPlace() {
 
 function buildMap() {
   const input = theInput();
-  mapView = viewOf(input, (index) => change({ pixel: index }, "reading"));
-  mapView.at = state.pixel;
+  mapView = viewOf(input, (index) => change({ pixel: index }, "reading"), false, state.pixel);
   document.getElementById("map-view").replaceChildren(mapView.element);
   const controls = document.getElementById("map-controls");
   controls.replaceChildren();
@@ -74,18 +73,17 @@ function drawMap() {
   const input = theInput();
   const shown = shownMap();
   mapView.draw({ ...shown, mix: state.mix });
-  const line = document.getElementById("map-sum");
+  const told = document.getElementById("map-sum");
   const figures = (value, python) => number(value, python, { signed: true });
   if (shown.snapshot) {
     const python = `${named(`result.snapshots[${shown.snapshot.at}]`, input)}[${data.about.image}]`;
-    line.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
+    told.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
     return;
   }
-  const whole = state.part === "both" && data.about.loss !== "none" ? data.scores.positive + data.scores.negative : data.scores[state.part === "both" ? "y" : state.part];
-  const python = pythonOf(input, state.kind, state.part);
+  const line = lineOf(state.part);
   const of = state.channel === "all" ? "" : ` in ${channelName(input, Number(state.channel))}`;
-  const wholePython = state.part === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${state.part}"]`;
-  line.replaceChildren(`Here: ${PART_TOLD[state.part]}${of}. Sum `, figures(shown.sum, `${python}.sum()`), ` of ${LINES[state.part]} = `, figures(whole, `${wholePython}[${data.about.image}]`), ".", scaleOf(shown, input));
+  const python = state.channel === "all" ? `${pythonOf(input, state.kind, state.part)}.sum()` : "";
+  told.replaceChildren(`Here: ${PART_TOLD[line]}${of}. Sum `, figures(shown.sum, python), ` of ${LINES[line]} = `, figures(scoreOf(line), scorePython(line)), ".", scaleOf(shown, input));
 }
 
 // The scale of colours: what full colour stands for.
@@ -94,7 +92,7 @@ function scaleOf(shown, input) {
     return "";
   }
   const end = format(shown.limit, { figures: 2 });
-  const unit = shown.block > 1 ? `block of ${input.axes.map(() => shown.block).join(" × ")}` : input.kind === "signal" ? "step" : "pixel";
+  const unit = shown.block > 1 ? `block of ${input.axes.map(() => shown.block).join(" × ")}` : { signal: "step", volume: "voxel" }[input.kind] ?? "pixel";
   return make("span", { class: "scale" }, `−${end}`, make("span", { class: "ramp" }), `+${end} per ${unit}`);
 }
 
@@ -109,11 +107,10 @@ function drawReading() {
   }
   const rows = Object.keys(LINES).map((part) => {
     const cells = ["paper", "complete"].filter((kind) => input.maps[kind].y).map((kind) => {
-      const values = mapOf(input, kind, part);
-      const at = blockIndex(state.pixel, input.axes, input.block);
-      return make("td", {}, number(values[at], input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
+      const value = valueAt(input, kind, part, blockIndex(state.pixel, input.axes, input.block));
+      return make("td", {}, number(value, input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
     });
-    const by = input.channels?.[part] ? channelValues(input, input.channels[part]) : [];
+    const by = input.channels ? channelValues(input, part) : [];
     return make("tr", {}, make("th", { scope: "row" }, LINES[part]), ...cells, ...by);
   });
   const kinds = ["paper's", "complete"].slice(0, input.maps.complete.y ? 2 : 1);
@@ -122,9 +119,20 @@ function drawReading() {
   reading.replaceChildren(make("p", {}, make("b", {}, placeName(input)), ...givenValues(input)), make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
-function channelValues(input, values) {
+function valueAt(input, kind, part, place) {
+  const maps = input.maps[kind];
+  const line = lineOf(part);
+  return line === "both" ? maps.positive.values[place] + maps.negative.values[place] : maps[line].values[place];
+}
+
+// The paper's map by channel, where it is kept: of evidence for, against, and both.
+function channelValues(input, part) {
+  const kept = part === "both" ? [input.channels.positive, input.channels.negative] : [input.channels[part]];
   const size = total1(input.axes);
-  return Array.from({ length: Math.min(4, input.shape[0]) }, (_, channel) => make("td", {}, format(values[channel * size + state.pixel], { signed: true, figures: 3 })));
+  return Array.from({ length: Math.min(4, input.shape[0]) }, (_, channel) => {
+    const values = kept.map((each) => each?.[channel * size + state.pixel]);
+    return make("td", {}, values.includes(undefined) ? "" : format(total(values), { signed: true, figures: 3 }));
+  });
 }
 
 function givenValues(input) {

@@ -2,7 +2,7 @@
 
 const ZOOMS = 24; // how far in
 
-function pictureView(input, pick, small) {
+function pictureView(input, pick, small, at = null) {
   const [height, width] = input.axes.slice(-2);
   const depth = input.axes.length > 2 ? input.axes[0] : 1;
   const canvas = make("canvas", {
@@ -15,6 +15,10 @@ function pictureView(input, pick, small) {
     pick(index);
     paint(view);
   };
+  if (at !== null) {
+    view.at = at;
+    view.slice = Math.floor(at / (width * height));
+  }
   view.element = make("div", { class: small ? "stage small" : "stage" }, canvas, tools(view));
   view.element.style.setProperty("--shape", `${width} / ${height}`);
   view.element.style.setProperty("--wide", width / height);
@@ -143,7 +147,7 @@ function paint(view) {
 }
 
 function paintPlace(view, context) {
-  if (view.at === null) {
+  if (view.at === null || Math.floor(view.at / (view.width * view.height)) !== view.slice) {
     return;
   }
   const { block } = view.scene;
@@ -175,6 +179,7 @@ function zoomBy(view, factor, about = null) {
 function moveTo(view, x, y, zoom = view.zoom) {
   const half = [view.width, view.height].map((size) => size / 2 / zoom);
   view.zoom = zoom;
+  view.canvas.style.touchAction = zoom > 1 ? "none" : "pan-y"; // one finger scrolls the page, or moves what is enlarged
   view.x = Math.min(view.width - half[0], Math.max(half[0], x));
   view.y = Math.min(view.height - half[1], Math.max(half[1], y));
   paint(view);

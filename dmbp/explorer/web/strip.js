@@ -18,6 +18,8 @@ function startStrip() {
   const ranges = Object.fromEntries(LANES_OF_STRIP.map(([name, value]) => [name, rangeOf(nodes.map((node) => value(node) ?? 0))]));
   const names = make("div", { class: "lane-titles" }, ...LANES_OF_STRIP.map(([name]) => make("span", {}, name)), make("span", {}, "masks lean"), make("span", { class: "last" }, "operator"));
   const columns = make("div", { class: "columns", role: "group", "aria-label": "Operators of the network" }, ...nodes.map((node) => columnOf(node, ranges)));
+  const longest = Math.max(...nodes.map((node) => node.name.length));
+  place.style.setProperty("--label", `${Math.min(10.4, 2.2 + 0.44 * longest)}rem`);
   place.append(names, columns);
   columns.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -37,6 +39,8 @@ function startStrip() {
   offer("network", networkRows, () => `print(dmbp.analysis.carries(result.split, ${data.about.image}).summary())`);
   const best = nodes.filter((node) => node.site).reduce((a, b) => (b.carry.positive > a.carry.positive ? b : a));
   chooseSite(best.name);
+  const chosen = columns.querySelector("[aria-pressed=true]");
+  place.scrollLeft = chosen.offsetLeft - place.clientWidth / 2;
 }
 
 // From the lowest to the highest of some values and zero, with a little air.

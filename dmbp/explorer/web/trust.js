@@ -19,19 +19,19 @@ function startTrust() {
   offer("trust", trustRows, () => `print(result.verdict(${about.image}))\nprint(result.summary(${about.image}))`);
 }
 
-// One bar on one axis: against to the left of zero, for to the right, the score as a mark.
+// A waterfall: from zero by y⁺ up, by y⁻ down, and by y~ to the score.
 function drawSplit() {
   const { y, positive, negative, nuisance } = data.scores;
-  const parts = [["positive", positive, "for"], ["negative", negative, "against"], ["nuisance", nuisance, "nuisance"]];
-  const low = Math.min(0, y, ...parts.map(([, value]) => value));
-  const high = Math.max(0, y, ...parts.map(([, value]) => value));
+  const steps = [[0, positive, "for"], [positive, positive + negative, "against"], [positive + negative, y, "nuisance"]];
+  const ends = [0, y, ...steps.flatMap(([from, to]) => [from, to])];
+  const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const across = (value) => (100 * (value - low)) / (high - low || 1);
-  const track = make("div", { class: "axis-bar" });
-  for (const [, value, kind] of parts) {
+  const rows = steps.map(([from, to, kind]) => {
     const bar = make("span", { class: `piece ${kind}` });
-    bar.style.cssText = `left: ${across(Math.min(0, value))}%; width: ${Math.abs(across(value) - across(0))}%`;
-    track.append(bar);
-  }
+    bar.style.cssText = `left: ${across(Math.min(from, to))}%; width: ${Math.abs(across(to) - across(from))}%`;
+    return make("div", {}, bar);
+  });
+  const track = make("div", { class: "fall-bar" }, ...rows);
   for (const [value, kind] of [[0, "origin"], [y, "score"]]) {
     const line = make("span", { class: kind });
     line.style.left = `${across(value)}%`;
@@ -65,7 +65,8 @@ function drawVerdict() {
 
 // Of each part, what the maps show of it; sizes are shares of the sum of absolute values.
 function drawShares() {
-  const rows = ["positive", "negative", "nuisance", "y"].map((line) => {
+  const names = { ...LINES, unmasked: "u" };
+  const rows = ["positive", "negative", "nuisance", "y", "unmasked"].map((line) => {
     const shares = data.shares[line];
     const whole = SHARES.reduce((sum, [name]) => sum + Math.abs(shares[name]), 0) || 1;
     const bar = make("span", { class: "stack" });
@@ -75,7 +76,7 @@ function drawShares() {
       bar.append(part);
     }
     const cells = SHARES.map(([name, kind]) => make("td", { class: kind }, number(shares[name], sharePython(line, name), { signed: true, figures: 3 })));
-    return make("tr", {}, make("th", { scope: "row" }, LINES[line]), make("td", { class: "stacked" }, bar), ...cells);
+    return make("tr", {}, make("th", { scope: "row", title: line === "unmasked" ? `what no mask touches; it is counted ${data.about.counting === "both" ? "in y⁺ and in y⁻" : "in y~"}` : "" }, names[line]), make("td", { class: "stacked" }, bar), ...cells);
   });
   const head = make("tr", {}, make("th", {}, ""), make("th", { class: "stacked" }, "where it comes from"), make("th", { scope: "col" }, "input"), make("th", { scope: "col" }, "placed"), make("th", { scope: "col" }, "no place"));
   const key = make("p", { class: "key" }, ...SHARES.map(([, kind, text]) => make("span", {}, make("i", { class: kind }), text)));
