@@ -23,6 +23,7 @@ from linreg.text import counted, table
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
     from linreg.certificate import Certificate
     from linreg.jacobian import Jacobian
+    from linreg.regions.pattern import Pattern
 
 LIMIT = 2**31  # bytes of an explicit matrix, unless said otherwise
 
@@ -215,6 +216,12 @@ class Linearization:
 
         cotangent(target, self.output)
         return Certificate(self, held(target))
+
+    def pattern(self, image: int = 0) -> Pattern:
+        """The piece of every gate and selection at one of the inputs, as a value: see `linreg.regions`."""
+        from linreg.regions.pattern import pattern_of
+
+        return pattern_of(self, image)
 
     def open_fraction(self, name: str) -> float | None:
         """The share of a gate's units whose slope is not 0, over all images; None for a node that is no gate."""

@@ -458,6 +458,37 @@ def test_what_does_not_fit_is_said() -> None:
         dmbp.explain(graph, (x, table), 0, fixed="table")
 
 
+def test_some_in_order_and_the_rest_by_name(tmp_path: Path) -> None:
+    """(x, {"mask": m}) is what a dict of all of them is, for the graph, its linearization and an explanation."""
+
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, *, other: Tensor, mask: Tensor) -> Tensor:
+            return self.head(torch.relu(self.layer(x * mask) - self.layer(other)))
+
+    torch.manual_seed(5)
+    model, x, other = Weighed().double(), torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    mask = torch.rand(3, 4) > 0.3
+    mixed, named = (x, {"mask": mask, "other": other}), {"x": x, "other": other, "mask": mask}
+    graph = linreg.trace(model, mixed, fixed="mask")
+    torch.testing.assert_close(graph(mixed), model(x, other=other, mask=mask), rtol=1e-12, atol=1e-12)
+    lin, same = graph.linearize(mixed), graph.linearize(named)
+    leaf = {"x": x.clone().requires_grad_(), "other": other.clone().requires_grad_()}
+    grads = torch.autograd.grad(model(leaf["x"], other=leaf["other"], mask=mask)[:, 1].sum(), list(leaf.values()))
+    for name, grad in zip(leaf, grads, strict=True):
+        torch.testing.assert_close(lin.weight(1)[name], grad, rtol=1e-12, atol=1e-12)
+        assert torch.equal(lin.weight(1)[name], same.weight(1)[name])
+    result = dmbp.explain(model, mixed, 1, fixed="mask", iterations=2, progress=False)
+    assert set(result.attribution) == {"x", "other"} and torch.equal(result.inputs["mask"], mask)
+    with pytest.raises(LinregError, match=r"in order and 'mask' by name \(missing a required"):
+        linreg.trace(model, (x, {"mask": mask}))
+    with pytest.raises(LinregError, match="these differ: 'others'"):
+        graph((x, {"others": other, "other": other, "mask": mask}))
+
+
 def test_a_class_that_does_not_exist_is_said() -> None:
     case, _, graph = traced("class")
     values = case.values(2, 1)

@@ -5,6 +5,7 @@ Whatever is done to one tensor is done to each of several; only what is the same
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -148,9 +149,24 @@ def graph_of(
     example = tree_map(lambda x: x.to(device), stacked(images))
     if not isinstance(example, Tensor):
         return graph_at(model, example, fixed, pieces)
+    _check_one_input(model)
     if example.dim() > 1 and example.shape[1] == 1 and not runs(model, example):
         example = example.squeeze(1)
     return graph_at(model, example, None, pieces)
+
+
+def _check_one_input(model: nn.Module) -> None:
+    """Raise DmbpError where images are single tensors, and the model takes more than one."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a builtin shows no signature
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1:
+        raise DmbpError(
+            f"the model takes {', '.join(map(repr, needed))}, and each image is one tensor: give a dict of tensors "
+            "(M, …) by these names, or an iterable of dicts, one for each image; a tuple is an image and its class"
+        )
 
 
 @plain()

@@ -6,16 +6,27 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
 from linreg.approximation import apart
-from linreg.capture.agreement import TOLERANCE, Differs, Uneven, close, compare, compare_batch, other_batches
+from linreg.capture.agreement import (
+    TOLERANCE,
+    Differs,
+    Uneven,
+    close,
+    compare,
+    compare_batch,
+    compare_program,
+    other_batches,
+)
 from linreg.capture.example import Arguments
 from linreg.capture.export import NotExported, export, run
 from linreg.capture.fuse import fuse_batch_norm
-from linreg.capture.outputs import check_kind, pick
+from linreg.capture.names import name_calls
+from linreg.capture.outputs import NoOutput, check_kind, pick
 from linreg.capture.private import watched_hooks
 from linreg.capture.program import Batch, Program
 from linreg.capture.reference import Reference
@@ -69,6 +80,32 @@ class Attempts:
         if takes_all and isinstance(first, NotExported):
             return self._for_one_size(first)
         raise first or LinregError("the model gives one image something else alone than in a batch")
+
+    def graph_up_to(self, name: str) -> OperatorGraph:
+        """The graph of what leads to an output of that name, or else to the call whose node has it.
+
+        What the model gives there nobody can observe: the exported program is compared with the model, and the graph
+        with that program. Raises LinregError where there is neither, and where the model is not captured for any batch.
+        """
+        try:
+            pick(run(self.model, self.example), self.output, alone=True)
+        except NoOutput as error:
+            none = error
+        else:
+            return self.graph()
+        example = self.example.at_least_two()
+        exported = export(self.model, example, open_batch=True)
+        whole = Program(exported, 0, Batch.OPEN, self.pieces, example.held_places)
+        calls = name_calls(whole.all_calls, example.inputs.nodes.values())
+        ends = next((call for call, called in calls.items() if called == name), None)
+        if ends is None:
+            near = get_close_matches(name, calls.values(), n=3) or list(calls.values())[-3:]
+            raise LinregError(f"{none}; or a node that no module owns, such as {', '.join(map(repr, near))}")
+        batches = [(example, run(self.model, example)), *other_batches(self.model, example)]
+        for batch, value in batches:
+            compare_program(whole, batch, value)
+        program = replace(whole, ends=ends)
+        return self._made(program, [(batch, Reference(program, {})(*batch.values)) for batch, _ in batches])
 
     def _run_first(self) -> bool:
         """Whether the model takes the example at once, and not only each image alone.

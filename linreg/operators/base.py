@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
+from linreg.operators.contest import Contest
 from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, diagonal
@@ -135,6 +136,28 @@ class Operator(ABC):
     def evaluate(self, *inputs: Tensor) -> Tensor:
         """z at any inputs; autograd differentiates the affine function that the operator is there."""
         return self.freeze(*(x.detach() for x in inputs))(*inputs)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether z may jump where the operator changes its piece; else it is continuous."""
+        return False
+
+    def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What changes its sign where the piece changes, (N, …) each, affine where the inputs are; see also `contest`.
+
+        None for an affine operator, whose one piece is all there is.
+        """
+        return ()
+
+    def contest(self, output: Shape) -> Contest | None:
+        """Which elements compete for each element of z, of shape `output`, if an order among them decides the piece."""
+        return None
+
+    def deciders(
+        self, inputs: tuple[Tensor, ...], output: Shape
+    ) -> tuple[tuple[Operator, tuple[Tensor, ...], Shape], ...]:
+        """The operators whose contests decide the piece, with their inputs and the shapes of their values: itself."""
+        return ((self, inputs, output),)
 
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         """Where z, of shape `output`, looks along the dimensions of each input; None for one that only decides."""

@@ -11,6 +11,7 @@ from scipy.sparse import block_diag, csr_array
 from torch import Tensor, nn
 
 from linreg.operators.base import Affine, Constant, Operator, Role, Shape
+from linreg.operators.contest import Contest
 from linreg.operators.gates import LeakyReLU
 from linreg.operators.reach import Follows, Placed, identity
 from linreg.operators.rounding import Rounding
@@ -54,6 +55,17 @@ class Each(Operator):
         own = [Placed(x.shape[1:], frozenset(d - 1 for d in x.dims if d > 0)) for x in inputs]
         found = self.each.reach(own, output[1:])
         return tuple(_behind(follows, x) for follows, x in zip(found, inputs, strict=True))
+
+    @property
+    def jumps(self) -> bool:
+        return self.each.jumps
+
+    def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._together(level) for level in self.each.levels(*_apart(inputs)))
+
+    def contest(self, output: Shape) -> Contest | None:
+        one = self.each.contest(output[1:])
+        return None if one is None else one.repeated(self.parts)
 
     def layer(self) -> Callable[..., Tensor]:
         """φ's own layer on all parts at once, if that has no parameters: a layer within a function would hide them."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Shape, sum_to
+from linreg.operators.contest import Contest
 from linreg.operators.gates import bounded
 from linreg.operators.reach import Follows, Placed, elementwise, identity, moved
 from linreg.operators.reasons import AcrossImages
@@ -124,6 +125,16 @@ class Ranked(Operator):
         count = prod(self.after) // max(1, prod(widest.shape[1:]))
         return self._back(widest.expand(*widest.shape[:-1], count))
 
+    def contest(self, output: Shape) -> Contest:
+        """One for each row; where k are chosen, it makes k elements of z."""
+        places = self._rows(torch.arange(prod(self.before)).view(1, *self.before))
+        rows = places.reshape(-1, places.shape[-1])
+        numbers = torch.arange(prod(self.after)).view(1, *self.after)
+        outputs = numbers.movedim(1 + self.axes[0], -1) if prod(self.after) > len(rows) else numbers
+        return Contest(
+            rows, outputs.reshape(len(rows), -1), self.choose, EXTREMES.get(self.choose, 0), prod(self.before)
+        )
+
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         """Along the axes all positions come together; the others stay."""
         (x,) = inputs
@@ -220,7 +231,7 @@ class Extremum(Operator):
         return torch.maximum(*errors)
 
     def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What changes its sign where the choice changes."""
+        """The difference of the two."""
         return (inputs[0] - inputs[1],)
 
 
@@ -251,6 +262,10 @@ def _ordered(rows: Tensor, descending: bool = False, first: int = 0, end: int | 
     """In order of size, from the first to the one before the end; equals in the order of their places."""
     values, places = rows.sort(dim=-1, descending=descending, stable=True)
     return values[..., first:end], places[..., first:end]
+
+
+# The choices that look for the largest or the smallest alone.
+EXTREMES: dict[Callable[[Tensor], Tensor], int] = {_largest: 1, _smallest: -1}
 
 
 @rule("max.dim", "min.dim", "amax", "amin")

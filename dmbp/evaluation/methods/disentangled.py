@@ -42,7 +42,7 @@ class Learning:
         return replace(
             last, account=split, masks=dict(masks), iterations=count, updates=last.updates.clamp_max(count),
             history={part: values[: count + 1] for part, values in last.history.items()},
-            options=replace(last.options, iterations=count),
+            options=replace(last.options, iterations=count), late={},
         )  # fmt: skip
 
 
