@@ -47,7 +47,7 @@ class Rows:
 
 
 class Judged(Protocol):
-    """A method that is judged: what makes maps, shaped like x or (N, 1, *picture): anything with a name that takes these three."""
+    """A method that is judged: anything with a name that makes of these three a map like x or (N, 1, *picture)."""
 
     @property
     def name(self) -> str: ...
