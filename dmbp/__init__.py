@@ -1,5 +1,6 @@
 """dmbp: Disentangled Masked Backpropagation (Ruiz, Agudo, Moreno-Noguer, ICCV 2021) on linreg's operator graphs."""
 
+from dmbp.comparison import Comparison, compare
 from dmbp.errors import DmbpError
 from dmbp.explanation import explain
 from dmbp.masks import find_sites, initial_logits, masked
@@ -8,9 +9,11 @@ from dmbp.result import Result
 from dmbp.runs.batches import Explained, explain_all
 from dmbp.saved import load
 from dmbp.split import Split, decompose, recurrence
+from dmbp.verdict import Verdict
 from linreg import __version__ as __version__
 
 __all__ = [
+    "Comparison",
     "DmbpError",
     "Explained",
     "Learned",
@@ -18,6 +21,8 @@ __all__ = [
     "Options",
     "Result",
     "Split",
+    "Verdict",
+    "compare",
     "decompose",
     "explain",
     "explain_all",

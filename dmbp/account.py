@@ -59,12 +59,15 @@ class Checks:
 
     `completeness_error` |y − c·x − Σ ledger| and what rounding alone can make it, `completeness_bound`; `split_error`
     |y⁺ + y⁻ + y~ − y|, with y~ from its own recurrence; all (N,). `certificate` has the words of `linreg.Certificate`.
+    `doubtful` (N,) counts those of all `gates` that rounding may have turned; None in files of older versions.
     """
 
     completeness_error: Tensor
     completeness_bound: Tensor
     split_error: Tensor
     certificate: tuple[str, ...]
+    doubtful: Tensor | None = None
+    gates: int | None = None
 
 
 class Account(Protocol):
@@ -85,6 +88,10 @@ class Account(Protocol):
     @property
     def weights(self) -> Tensor:
         """w of Eq. 1, (N, *output shape): y weighs the output by it."""
+
+    @property
+    def output(self) -> Tensor | None:
+        """All scores of the network, (N, *output shape); None in files of older versions."""
 
     @property
     def counting(self) -> str:

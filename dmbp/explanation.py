@@ -12,6 +12,7 @@ from dmbp.errors import DmbpError
 from dmbp.learning.learn import Callback, Learned, learn_masks
 from dmbp.learning.objective import loss_name
 from dmbp.learning.options import Options, OptionWords, takes_options
+from dmbp.learning.settling import Late
 from dmbp.masks import Masks
 from dmbp.result import Result, attribution
 from dmbp.split import Split, decompose
@@ -65,30 +66,33 @@ def explain(
     graph = graph_at(model, x, fixed, pieces)
     lin, target = graph.linearize(x), held(target)
     kept: dict[int, Any] = {}
+    late = Late(options.iterations)
 
     def watch(iteration: int, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         if iteration in wanted:
             masks = {site: theta.sigmoid() for site, theta in logits.items()}
             kept[iteration] = attribution(decompose(lin, masks, target, options.unmasked))
+        late.look(iteration, logits)
         if callback is not None:
             callback(iteration, scores, logits)
 
     learned = learn_masks(
-        lin, target, options=options, start=start, progress=progress,
-        callback=watch if wanted or callback is not None else None,
+        lin, target, options=options, start=start, progress=progress, callback=watch,
     )  # fmt: skip
     split = decompose(lin, learned.masks, target, options.unmasked)  # line 13 follows from it: `Result.attribution`
     if learned.iterations in wanted:
         kept[learned.iterations] = attribution(split)
-    return _result(split, learned, kept, options)
+    return _result(split, learned, kept, options, late.masks(learned.iterations))
 
 
-def _result(split: Split, learned: Learned, snapshots: dict[int, Any], options: Options) -> Result:
+def _result(
+    split: Split, learned: Learned, snapshots: dict[int, Any], options: Options, late: dict[str, Tensor]
+) -> Result:
     last = {"positive": split.positive, "negative": split.negative, "nuisance": split.nuisance}
     history = {part: torch.cat([steps, last[part][None]]) for part, steps in learned.history.items()}
     return Result(
         split, learned.masks, learned.initial, history, loss_name(options.loss), learned.iterations, learned.updates,
-        learned.interrupted, learned.seconds, snapshots, options,
+        learned.interrupted, learned.seconds, snapshots, options, late,
     )  # fmt: skip
 
 

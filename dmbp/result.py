@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dmbp.account import LINES, Account, Checks, Shares, and_more, as_html, as_sum, as_table, elementwise
 from dmbp.errors import DmbpError
 from dmbp.files import whole
 from dmbp.learning.options import Options
-from dmbp.split import Split
+from dmbp.learning.settling import map_rows
+from dmbp.rank_correlation import spearman
+from dmbp.split import Split, decompose
+from dmbp.verdict import Verdict, judge
 from linreg.inputs import INPUT
 from linreg.text import counted
 
@@ -39,7 +43,8 @@ class Result:
     `history` holds "positive", "negative" and "nuisance", each (iterations + 1, N): the split at the start, and after
     each update. `iterations` counts the updates, and `updates` (N,) those of each image; `seconds` is the time they
     took; `interrupted` tells whether Ctrl-C ended them early. `snapshots` holds the attribution as it was after so many
-    updates. `options` are those it was made with; `loss` is the name of theirs.
+    updates. `options` are those it was made with; `loss` is the name of theirs. `late` are the masks of 20 updates
+    before the last, which `settled` is computed from, none where there were too few; or `settled` as a file has it.
 
     >>> import dmbp
     >>> from dmbp.datasets import sample_pairs
@@ -62,6 +67,7 @@ class Result:
     seconds: float
     snapshots: dict[int, Any]
     options: Options
+    late: dict[str, Tensor] | Tensor
 
     def __repr__(self) -> str:
         """How it was made, and the sum of the first image, in two lines."""
@@ -133,6 +139,23 @@ class Result:
         """How exactly all of it holds, from a certificate and a recurrence; computed when first asked for."""
         return self.account.checks
 
+    @cached_property
+    def settled(self) -> Tensor:
+        """Spearman's ρ of the complete map with that of 20 updates before, (N,) float64: near 1 it has come to rest.
+
+        NaN where that is not known: there were fewer than 10 updates, or a file of an older version says nothing.
+        """
+        if isinstance(self.late, Tensor):
+            return self.late
+        if not self.late:
+            return torch.full((len(self.input),), torch.nan, dtype=torch.float64)
+        before = decompose(self.split.lin, self.late, self.split.target, self.counting)
+        return spearman(map_rows(before), map_rows(self.split))
+
+    def verdict(self, image: int = 0, **options: Any) -> Verdict:
+        """Whether the maps of one image are to be believed; `dmbp.verdict.judge` says how, and what it takes."""
+        return judge(self, image, **options)
+
     @property
     def positive(self) -> Any:
         """∇⁺ ⊙ x, shaped like x; of several inputs {name: ∇⁺ ⊙ x}."""
@@ -181,6 +204,16 @@ class Result:
 
         return draw_explanation(self, image, **options)
 
+    def to_html(self, path: str | Path, image: int = 0, **options: Any) -> Path:
+        """Write the explorer of one image of the batch: one HTML file that opens from disk; returns its path.
+
+        `dmbp.explorer.write_page` says what it takes. With snapshots (`explain(…, snapshots=(0, 20, 50, 100))`) the
+        page shows the map on its way too. Raises DmbpError where the file cannot be written.
+        """
+        from dmbp.explorer import write_page
+
+        return write_page(self, path, image, **options)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options.
 
@@ -201,10 +234,18 @@ class Result:
         texts |= {"unplaced_terms": self.shares["y"].unplaced, "inputs": tuple(self.account.layout)}
         if texts["inputs"] == (INPUT,):
             del texts["inputs"]
+        arrays |= self._for_the_verdict()
         arrays |= {name: np.array(text, str) for name, text in texts.items()}
         made = {"loss": self.loss, "unmasked_goes_to": self.counting, "iterations": self.iterations}
         made |= {"interrupted": self.interrupted, "seconds": self.seconds, "options": json.dumps(self.options.record())}
         return arrays | {name: np.array(value) for name, value in made.items()} | {"dmbp_result": np.array(FORMAT)}
+
+    def _for_the_verdict(self) -> dict[str, np.ndarray]:
+        """What `verdict` needs beyond the rest; of a file of an older version there may be none."""
+        known = {"output": self.account.output, "doubtful": self.checks.doubtful}
+        known["settled"] = None if self.settled.isnan().all() else self.settled
+        found = {name: value.numpy(force=True) for name, value in known.items() if value is not None}
+        return found if self.checks.gates is None else found | {"gates": np.array(self.checks.gates)}
 
     def _maps(self) -> dict[str, Tensor]:
         """x and all that is shaped like it, by name; of several inputs as "attribution/image"."""

@@ -37,6 +37,7 @@ class Record:
     checks: Checks
     layout: Inputs
     fixed: Mapping[str, Tensor]
+    output: Tensor | None
 
     @classmethod
     def of(cls, arrays: Arrays) -> Record:
@@ -52,6 +53,7 @@ class Record:
             return Shares(mapping, labels, input_share, terms, complete, unplaced)
 
         errors = {name: held[name] for name in ERRORS}
+        gates = int(arrays["gates"]) if "gates" in arrays else None
         x = _map("input", held, layout)
         return cls(
             layout=layout,
@@ -61,7 +63,10 @@ class Record:
             counting=str(arrays["unmasked_goes_to"]),
             scores={line: held[line] for line in LINES},
             shares={line: shares(line) for line in LINES},
-            checks=Checks(certificate=tuple(arrays["certificate"].tolist()), **errors),
+            checks=Checks(
+                certificate=tuple(arrays["certificate"].tolist()), doubtful=held.get("doubtful"), gates=gates, **errors
+            ),
+            output=held.get("output"),
         )
 
 
@@ -130,6 +135,7 @@ def _result(arrays: Arrays) -> Result:
         seconds=float(arrays["seconds"]),
         snapshots=_snapshots(_under("snapshot/", arrays)),
         options=_options(json.loads(str(arrays["options"]))),
+        late=torch.from_numpy(arrays["settled"]) if "settled" in arrays else {},
     )
 
 

@@ -83,6 +83,11 @@ class Split:
         """w, (N, *output shape), by which y weighs the output (Eq. 1): what `target` means."""
         return cotangent(self.target, self.lin.output)
 
+    @property
+    def output(self) -> Tensor:
+        """All scores of the network, (N, *output shape)."""
+        return self.lin.output
+
     @cached_property
     def y(self) -> Tensor:
         """The score, (N,)."""
@@ -130,7 +135,8 @@ class Split:
         """How exactly all of it holds: the certificate of y, and `error`."""
         found = self.lin.certificate(self.target)
         words = tuple(found.summary(image) for image in range(len(self.y)))
-        return Checks(found.completeness_error, found.bound, self.error, words)
+        gates = sum(margin.units for margin in found.margins)
+        return Checks(found.completeness_error, found.bound, self.error, words, found.doubtful, gates)
 
     def ledger(self, part: str) -> Ledger:
         """The ledger of "y", "positive", "negative", "nuisance" or "unmasked"; its `weight` is the mapping ∇."""

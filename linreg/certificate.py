@@ -60,8 +60,8 @@ class Certificate:
             "y": f"{self.score[0]:.6g}",
             "c·x + Σ ledger": f"{self.total[0]:.6g}",
             "they differ by": f"{self.completeness_error[0]:.2e}",
-            "rounding alone, at most": f"{self.bound[0]:.1e}",
             "Σ|terms|": f"{self.magnitude[0]:.4g}",
+            "judged": self._judged(0),
         }
         more = f"\nThis is image 0 of {len(self.score)}: summary(image) tells of the others." * (len(self.score) > 1)
         below = closeness(self.lin.graph, self.margins, 0) + more
@@ -116,14 +116,24 @@ class Certificate:
         return sum((margin.doubtful for margin in self.margins), torch.zeros_like(self.score, dtype=torch.long))
 
     def summary(self, image: int = 0) -> str:
-        """Two lines on one image: completeness, and the gates. Raises LinregError where there is no such image."""
+        """Two lines on one image: completeness, and the gates. Raises LinregError where there is no such image.
+
+        `bound`, which many roundings all of one sign would take to reach, is named only where the error exceeds it.
+        """
         check_image(image, len(self.score))
         return (
             f"y = {self.score[image]:.6g}, c·x + Σ ledger = {self.total[image]:.6g}: they differ by "
             f"{self.completeness_error[image]:.2e}, {self.relative_error[image]:.1e} of "
-            f"Σ|terms| = {self.magnitude[image]:.4g}; rounding alone cannot make it more than {self.bound[image]:.1e}\n"
+            f"Σ|terms| = {self.magnitude[image]:.4g}; {self._judged(image)}\n"
             f"{closeness(self.lin.graph, self.margins, image)}"
         )
+
+    def _judged(self, image: int) -> str:
+        if self.bound[image].isinf():
+            return "how much rounding explains is not known"
+        if self.completeness_error[image].double() <= self.bound[image]:
+            return "rounding explains that"
+        return f"rounding alone cannot make it more than {self.bound[image]:.1e}, so a term is missing or wrong"
 
 
 @torch.no_grad()

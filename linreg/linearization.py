@@ -194,7 +194,8 @@ class Linearization:
                 placed = {key: share for key, share in seen.items() if share is not None}
                 own = None if constant.of_each_image(grad) else constant.share(grad)
                 whole = sum_per_image(constant.share(grad) if place is None else place) if own is None else None
-                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole, placed))
+                layout = partial(self._channel_dim, node.name)
+                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole, placed, layout))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
@@ -237,6 +238,9 @@ class Linearization:
 
     def _spread(self, seed: Tensor, node: str, place: int) -> Tensor:
         return self.frozen[node].elements(place, self.adjoint(seed, start=node))
+
+    def _channel_dim(self, name: str) -> int | None:
+        return self.graph.channel_dims[name]
 
     def _zeros(self, name: str) -> Tensor:
         return self.input.new_zeros(self.input.shape[0], *self.graph.shape(name))

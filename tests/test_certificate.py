@@ -189,7 +189,7 @@ def test_unknown_operators_go_by_their_matrices() -> None:
     torch.testing.assert_close(known.bound, expected.bound, rtol=0.5, atol=0)
     assert (known.completeness_error <= known.bound).all() and (known.bound >= expected.bound).all()
     unknown = lin.replace({"1": Strange(slope)}).certificate(0)
-    assert (unknown.bound == torch.inf).all() and "more than inf" in unknown.summary()
+    assert (unknown.bound == torch.inf).all() and "rounding explains is not known" in unknown.summary()
 
 
 # ---- how sure the gates are ----
@@ -352,9 +352,16 @@ def test_summary_says_error_and_bound() -> None:
     first, second = certificate.summary(1).splitlines()
     for value in (certificate.score, certificate.total):
         assert f"{value[1]:.6g}" in first
-    assert first.endswith(f"rounding alone cannot make it more than {certificate.bound[1]:.1e}")
+    assert first.endswith(f"of Σ|terms| = {certificate.magnitude[1]:.4g}; rounding explains that")
     assert second.startswith("none of 165 gates is so close to its kink that rounding since the gates before may have ")
     assert second.endswith("times that distance)")
+
+
+def test_summary_names_the_bound_where_rounding_does_not_explain_the_error() -> None:
+    certificate = traced("conv_bn").lin.certificate(2)
+    vars(certificate)["total"] = certificate.total + 2 * certificate.bound  # as if a bias had been forgotten
+    said = f"cannot make it more than {certificate.bound[1]:.1e}, so a term is missing or wrong"
+    assert certificate.summary(1).splitlines()[0].endswith(said)
 
 
 @pytest.mark.parametrize("name", ["pools", "selections"])

@@ -22,7 +22,7 @@ FIRST_MET = (
     "linreg:Certificate", "dmbp:explain", "dmbp:Options", "dmbp:explain_all", "dmbp:Result", "dmbp:load",
     "dmbp:decompose", "dmbp:Split", "dmbp:find_sites", "dmbp:masked", "dmbp:initial_logits", "dmbp:learn_masks",
     "dmbp:masked_scores", "dmbp.models:load_model", "dmbp.datasets:sample_pairs", "dmbp.evaluation:insertion",
-    "dmbp.evaluation:localization", "dmbp.evaluation.methods:parse",
+    "dmbp.evaluation:localization", "dmbp.evaluation.methods:parse", "dmbp.verdict:Verdict", "dmbp:compare",
 )  # fmt: skip
 
 

@@ -18,6 +18,11 @@ from dmbp.walls import jump
 from linreg import LinregError, regions
 from linreg.regions import nearest
 
+
+def _larger(parts: Tensor) -> Tensor:
+    return torch.maximum(parts[:, :1], parts[:, 1:])
+
+
 CHOOSING = {
     "sort": lambda x: x.sort(1).values,
     "topk": lambda x: x.topk(3, 1).values,
@@ -32,6 +37,8 @@ CHOOSING = {
     "adaptive pool": lambda x: nn.functional.adaptive_max_pool1d(x[:, None], 4),
     "padded pool": lambda x: nn.functional.max_pool1d(x[:, None], 3, stride=2, padding=1),
     "unpool": lambda x: nn.functional.max_unpool1d(*nn.functional.max_pool1d(x[:, None], 2, return_indices=True), 2),
+    "parts, pooled": lambda x: nn.functional.max_pool1d(x.reshape(-1, 1, 3), 2, 1).reshape(-1, 4),
+    "parts, maximum": lambda x: _larger(x.reshape(-1, 3)).reshape(-1, 4),
     "relu6": lambda x: nn.functional.relu6(4 * x),
     "shrink": lambda x: torch.where(x.abs() > 0.4, x, 0 * x),
 }

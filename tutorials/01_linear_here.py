@@ -1,13 +1,68 @@
 # %% [markdown]
 # # 1. A ReLU network is linear here
 #
-# A ReLU network is made of matrices and of gates that are open or closed. At one input every gate has decided, and what
-# is left is a product of matrices: a linear function. This page builds that product by hand, for a network small enough
-# to be seen whole, and then lets `linreg` do it. Equations are those of
-# [Ruiz, Agudo and Moreno-Noguer (2021)](https://doi.org/10.1109/ICCV48922.2021.00094).
+# **You will see** that a ReLU network, looked at from one input, is a linear function:
+# a product of matrices. You build that product by hand, for a network that is small
+# enough to be seen whole. Then `linreg` builds it for you. At the end you have your
+# first attribution map.
+#
+# **You need** PyTorch (`nn.Module`, and what a gradient is) and the product of two
+# matrices. No other lesson comes before this one.
+#
+# **Time**: about 45 minutes, exercises included.
+#
+# The equations are those of the paper by [Ruiz, Agudo and Moreno-Noguer
+# (2021)](https://doi.org/10.1109/ICCV48922.2021.00094), and keep their numbers. Every
+# lesson is a script. It checks what it says: wherever you see `assert`, the script
+# would stop if the line were not true. The code that only draws is folded away. You can
+# open it, but you lose nothing if you do not.
+
+# %% [markdown]
+# ## Symbols
+#
+# All lessons use the same letters. You do not need to learn the table now. Come back to
+# it when you meet a letter that you have forgotten.
+#
+# | symbol | in words | first in lesson |
+# |---|---|---|
+# | $x$ | the input: a vector, or a picture | 1 |
+# | $F$ and $y = F(x)$ | the network as a function, and its *score*: one number | 1 |
+# | $L$ and $l$ | how many hidden layers there are, and the number of one of them | 1 |
+# | $f_l$ | layer $l$ as a function | 1 |
+# | $W_l$, $b_l$ | the weights and the biases of layer $l$ | 1, 2 |
+# | $w$, $b$ | the weights and the bias of the output | 1, 2 |
+# | $z_l$ | what arrives at the gates of layer $l$, for instance $W_l h_{l-1} + b_l$ | 1 |
+# | $h_l$ | what leaves the gates of layer $l$; $h_0$ is $x$ | 1 |
+# | $\phi$ | a gate: the ReLU, unless the lesson says otherwise | 1 |
+# | $\mathcal H$ | the step: 1 for a positive number, else 0 | 1 |
+# | $\hat W_l$ | $W_l$ with its gates on its outputs: the rows of closed units are 0 | 1 |
+# | $H_L$ | the product of all $\hat W_l$: from the input to the last gates | 1 |
+# | $\top$ | transposed: a column written as a row | 1 |
+# | $c$ | the weight that each input has in the score, here; it is the gradient | 1 |
+# | $\odot$ | the product element by element, `*` in PyTorch | 1 |
+# | $a(x)$ | the attribution map: one number for each input | 1 |
+# | $\nabla_x F$ | the gradient of $F$ with respect to $x$; so for $b_l$, $h_l$ | 1 |
+# | $\check W_l$ | $W_l$ with the gates of the layer before on its inputs | 2 |
+# | $\beta$ | the share that all biases together have in the score | 2 |
+# | $s$, $t$ | a slope and an offset: a gate, or a batch norm, is $s \odot z + t$ | 2 |
+# | $T_l$, $S_l$ | the matrices of a convolution and of a batch norm | 3 |
+# | $M$, $A$ | the matrices of a max pooling and of an average pooling | 3 |
+# | $I$ | the identity matrix | 3 |
+# | $\sigma_l$, $\Sigma_l$ | the masks of layer $l$, and the same as a diagonal matrix | 3 |
+# | $\hat b_l$ | $b_l$ with its gates: 0 for each closed unit | 4 |
+# | $\hat W_l^+$, $\hat W_l^-$ | the two parts into which the masks split $\hat W_l$ | 4 |
+# | $H_L^+$, $H_L^-$, $H_L^\sim$ | the parts of $H_L$: positive, negative, nuisance | 4 |
+# | $y^+$, $y^-$, $y^\sim$ | the parts of the score: for, against, and the rest | 4 |
+# | $h^+$, $h^-$, $h^\sim$ | the parts of a value on its way through the network | 4 |
+# | $P(\sigma)$ | the score of the network with the masks $\sigma$ put in | 4 |
+# | $F^+$, $F^-$ | the network with the masks $\sigma$, and with $1 - \sigma$ | 4 |
+# | $u$ | $P(0)$: what no mask touches | 4 |
+# | $\mathcal L$ | the objective that learning makes small | 5 |
+# | $\theta_l$ | the logits of the masks: $\sigma_l = \mathrm{sigmoid}(\theta_l)$ | 5 |
+# | $v$ | the average of squared gradients that RMSprop keeps | 5 |
 
 # %%
-from functools import partial
+from collections import OrderedDict
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,171 +73,340 @@ from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
 from dmbp.plot import DIVERGING
 
-torch.manual_seed(161)  # a network of which all pieces can be seen
-close = partial(torch.allclose, rtol=1e-12, atol=1e-14)
+plt.rcParams["figure.constrained_layout.use"] = True
+
+# %% [markdown]
+# Computers round. All claims in these lessons are made with 64-bit numbers (`float64`),
+# whose rounding errors are so small that they cannot hide a mistake. `close` asks
+# whether two tensors are equal but for that rounding.
+
+
+# %%
+def close(one, other):
+    return torch.allclose(one, other, rtol=1e-12, atol=1e-14)
+
 
 # %% [markdown]
 # ## Eqs. (1), (2): the network
 #
-# $$y = F(x) = w^\top [f_L \circ \dots \circ f_1(x)], \qquad h_l = f_l(h_{l-1}) = \phi(W_l h_{l-1}), \qquad
-# \phi(\cdot) = \max(\cdot, 0)$$
+# The network of the paper is a chain of layers. A layer takes what the layer before it
+# gives, $h_{l-1}$, and multiplies it by its matrix of weights, $W_l$. Then come the
+# gates: a ReLU sets each negative number to zero. This is Eq. (2):
 #
-# $h_0$ is the input x, L the number of hidden layers, and y the *score*. Here: two inputs, two hidden layers of eight
-# units, and no biases (they come in tutorial 2). In this project claims are made in `float64`, where rounding does not
-# hide a mistake.
+# $$\begin{aligned}
+# h_l &= f_l(h_{l-1}) = \phi(W_l h_{l-1}) \\
+# \phi(z) &= \max(z, 0)
+# \end{aligned}$$
+#
+# There are $L$ such layers, and the first one gets the input: $h_0 = x$. At the end one
+# more row of weights, $w$, makes a single number out of $h_L$. We call this number the
+# *score*. This is Eq. (1):
+#
+# $$y = F(x) = w^\top [f_L \circ \dots \circ f_1(x)]$$
+#
+# Our network has two inputs, so that we can draw them as a plane. It has two hidden
+# layers of eight units, and no biases. Biases come in lesson 2.
 
 # %%
+torch.manual_seed(161)
 network = nn.Sequential(
-    nn.Linear(2, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 1, bias=False)
-).double()
-W1, W2, w = (network[i].weight.detach() for i in (0, 2, 4))
+    OrderedDict(
+        layer1=nn.Linear(2, 8, bias=False),
+        relu1=nn.ReLU(),
+        layer2=nn.Linear(8, 8, bias=False),
+        relu2=nn.ReLU(),
+        output=nn.Linear(8, 1, bias=False),
+    )
+)
+network = network.double()
 x = torch.tensor([[0.8, 0.5]], dtype=torch.float64)
 
-h1 = (W1 @ x[0]).clamp(min=0)
-h2 = (W2 @ h1).clamp(min=0)
-y = w[0] @ h2
+# %% [markdown]
+# Now we compute the score by hand. `x` is a batch with one input, as PyTorch wants it;
+# `x[0]` is the input itself. We write $z_l$ for what arrives at the gates of layer $l$.
+
+# %%
+W1 = network.layer1.weight.detach()
+W2 = network.layer2.weight.detach()
+w = network.output.weight.detach()[0]
+
+z1 = W1 @ x[0]
+h1 = z1.clamp(min=0)
+z2 = W2 @ h1
+h2 = z2.clamp(min=0)
+y = w @ h2
 assert close(network(x)[0, 0], y)
 
 # %% [markdown]
-# Over the plane of its inputs the function is a tent of flat pieces. Colours tell which gates are open (they repeat,
-# for want of 34): within one wedge the network is one linear function, and its lines of equal score are straight.
+# A unit whose $z$ is positive is *open*: its gate lets the number through. The others
+# are *closed*. Which units are open depends on the input. We try all inputs on a fine
+# grid, note for each of them which of the sixteen gates are open, and count how many
+# different patterns there are.
 
 # %%
 side = torch.linspace(-1, 1, 401, dtype=torch.float64)
 plane = torch.cartesian_prod(side, side)
-first = plane @ W1.T > 0
-second = (plane @ W1.T).clamp(min=0) @ W2.T > 0
-pattern = torch.cat([first, second], 1).unique(dim=0, return_inverse=True)[1]
+z1_plane = plane @ W1.T
+z2_plane = z1_plane.clamp(min=0) @ W2.T
+is_open = torch.cat([z1_plane > 0, z2_plane > 0], dim=1)
+patterns, region = is_open.unique(dim=0, return_inverse=True)
+heights = network(plane).detach().view(401, 401)
+assert len(patterns) == 34
 
-figure, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
-ax.imshow(pattern.view(401, 401).T.numpy() % 20, extent=(-1, 1, -1, 1), origin="lower", cmap="tab20", alpha=0.55)
-heights = network(plane).detach().view(401, 401).T
-lines = ax.contour(side.numpy(), side.numpy(), heights.numpy(), 12, colors="black", linewidths=0.8)
+# %% tags=["hide-input"]
+AREA = {"extent": (-1, 1, -1, 1), "origin": "lower"}
+
+
+def mark_input(ax):
+    ax.plot(0.8, 0.5, "o", color="white", mec="black", ms=9)
+    ax.annotate("x", (0.8, 0.5), (8, -4), textcoords="offset points", fontsize=13)
+    ax.set(xlabel="first input", ylabel="second input")
+
+
+figure, ax = plt.subplots(figsize=(5.6, 4.8))
+colours = region.view(401, 401).T % 20
+ax.imshow(colours.numpy(), cmap="tab20", alpha=0.55, **AREA)
+grid = side.numpy()
+lines = ax.contour(grid, grid, heights.T.numpy(), 12, colors="black", linewidths=0.8)
 ax.clabel(lines, fontsize=8)
-ax.plot(*x[0].tolist(), "o", color="white", mec="black", ms=9)
-ax.annotate("x", x[0].tolist(), (8, -4), textcoords="offset points", fontsize=13)
-ax.set(title=f"{pattern.max().item() + 1} linear regions; lines of equal score", xlabel="$x_1$", ylabel="$x_2$")
+mark_input(ax)
+title = ax.set_title(f"{len(patterns)} linear regions; lines of equal score")
 
 # %% [markdown]
+# Each colour is one pattern of open gates. (There are more patterns than colours, so
+# some colours appear twice.) The inputs that share a pattern are called a *linear
+# region*. Look at the black lines, which join inputs of equal score: inside a region
+# they are straight, parallel and evenly spaced, as they are for a linear function. They
+# bend only where the colour changes.
+#
 # ## Eq. (3): a gate is a diagonal matrix
 #
-# $$h_l = \hat W_l h_{l-1}, \qquad \hat W_l = \mathrm{diag}(\mathcal H(W_l h_{l-1}))\, W_l$$
+# Why is the network linear inside a region? Because there each gate has made its
+# choice. An open gate multiplies by 1, a closed gate multiplies by 0. So all gates of a
+# layer together are a diagonal matrix of ones and zeros. The paper writes it with the
+# step function $\mathcal H$, which is 1 for positive numbers and 0 for all others.
+# (What about zero itself? We take $\mathcal H(0) = 0$: there the gate is closed.
+# PyTorch does the same.) The layer and its gates are then one matrix, $\hat W_l$:
 #
-# $\mathcal H$ is the Heaviside step, with $\mathcal H(0) = 0$: at the kink the closed side wins. A closed unit takes
-# its row out of $W_l$. `linreg.trace` makes a graph of the network, `linearize` freezes its gates at x, and `matrix`
-# gives $\hat W$ of any stretch of it, from the input unless `start` says otherwise; nodes are called like the modules,
-# `"1"` and `"3"` being the ReLUs.
+# $$\begin{aligned}
+# h_l &= \hat W_l h_{l-1} \\
+# \hat W_l &= \mathrm{diag}(\mathcal H(W_l h_{l-1}))\, W_l
+# \end{aligned}$$
+#
+# In the code $\hat W_1$ is called `W1_hat`.
 
 # %%
-gates1, gates2 = (W1 @ x[0] > 0).double(), (W2 @ h1 > 0).double()
-What1, What2 = torch.diag(gates1) @ W1, torch.diag(gates2) @ W2
-assert close(What2 @ What1 @ x[0], h2)
+open1 = (z1 > 0).double()
+open2 = (z2 > 0).double()
+W1_hat = torch.diag(open1) @ W1
+W2_hat = torch.diag(open2) @ W2
+assert close(W1_hat @ x[0], h1)
+assert close(W2_hat @ h1, h2)
 
-graph = linreg.trace(network, x)
-lin = graph.linearize(x)
-assert close(lin.matrix("1"), What1)
-assert close(lin.matrix("3", start="1"), What2)
-print(lin.summary())
-
-# %%
-figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), layout="constrained")
-names = ("$W_2$", r"diag$(\mathcal{H}(W_2 h_1))$", r"$\hat W_2$: the rows of open units")
-for ax, matrix, name in zip(axes, (W2, torch.diag(gates2), What2), names, strict=True):
+# %% tags=["hide-input"]
+matrices = {
+    "$W_2$": W2,
+    r"diag$(\mathcal{H}(W_2 h_1))$": torch.diag(open2),
+    r"$\hat W_2$: the rows of open units": W2_hat,
+}
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6))
+for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
     drawn = ax.imshow(matrix.numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
     ax.set(title=name, xlabel="unit of $h_1$", xticks=range(8), yticks=range(8))
 axes[0].set_ylabel("unit of $h_2$")
-figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
+colorbar = figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
+
+# %% [markdown]
+# Read the picture from left to right: the matrix of the layer, its gates, and their
+# product. A closed unit takes its whole row out of the matrix.
+#
+# Now let `linreg` do the same. `trace` reads the network and makes a graph of it, in
+# which each module is a node with the name that we gave it. `linearize` runs the
+# network at `x` and freezes all gates as they are there. `matrix` then gives the matrix
+# of any stretch of the network: from the input to a node, or from the node `start` to
+# another node.
+
+# %%
+graph = linreg.trace(network, x)
+lin = graph.linearize(x)
+assert close(lin.matrix("relu1"), W1_hat)
+assert close(lin.matrix("relu2", start="relu1"), W2_hat)
+print(lin.summary())
 
 # %% [markdown]
 # ## Eq. (4): the network is a product of matrices
 #
-# $$y = w^\top [\hat W_L \dots \hat W_2 \hat W_1]\, x = w^\top H_L\, x$$
+# Put the layers behind each other. The score is $w$, times the last matrix, times the
+# one before, and so on down to the first, times the input:
 #
-# $H_L$ is `lin.matrix("3")`, from the input to the last gate, and $c = w^\top H_L$ is `lin.weight(0)`, for output 0,
-# the only one, and shaped like the batch x. Since the network is linear here, $c$ is also its gradient, which PyTorch
-# finds in its own way.
+# $$\begin{aligned}
+# y &= w^\top [\hat W_L \dots \hat W_2 \hat W_1]\, x \\
+# &= w^\top H_L\, x
+# \end{aligned}$$
+#
+# $H_L$ is the product of all the gated matrices: it leads from the input to the last
+# gates. Multiply by $w^\top$ too, and you have a row with one number for each input,
+# which we call $c$. The network, here, is nothing but $y = c \cdot x$.
 
 # %%
-H = What2 @ What1
-c = w[0] @ H
-leaf = x.clone().requires_grad_()
-(gradient,) = torch.autograd.grad(network(leaf).sum(), leaf)
-assert close(lin.matrix("3"), H)
-assert close(lin.weight(0)[0], c)
-assert close(gradient[0], c)
+H = W2_hat @ W1_hat
+c = w @ H
 assert close(c @ x[0], y)
 
+assert close(lin.matrix("relu2"), H)
+assert close(lin.weight(0)[0], c)
+
 # %% [markdown]
-# How far does this function reach? To the edges of the region of x: there it differs from the network by exactly
-# nothing. Beyond them it differs, but where the two happen to cross, as on a ray to the left.
+# `lin.weight(0)` asks for the $c$ of output 0. (Our network has only this one.) It has
+# the shape of the batch `x`.
+#
+# A linear function $c \cdot x$ has the gradient $c$. So PyTorch must find the same
+# numbers when we ask it for the gradient of the score:
 
 # %%
-apart = heights - (plane @ c).view(401, 401).T
-same = (pattern == pattern[(plane - x).norm(dim=1).argmin()]).view(401, 401).T
-assert apart[same].abs().max() < 1e-12 < 1e-3 < apart[~same].abs().max()
-
-figure, ax = plt.subplots(figsize=(6, 4.8), layout="constrained")
-limit = apart.abs().max().item()
-drawn = ax.imshow(apart.numpy(), extent=(-1, 1, -1, 1), origin="lower", cmap=DIVERGING, vmin=-limit, vmax=limit)
-ax.contour(side.numpy(), side.numpy(), same.double().numpy(), [0.5], colors="black", linewidths=1.5)
-ax.plot(*x[0].tolist(), "o", color="white", mec="black", ms=9)
-ax.annotate("x", x[0].tolist(), (8, -4), textcoords="offset points", fontsize=13)
-ax.set(title="network minus the linear function at x\n(outlined: the region of x)", xlabel="$x_1$", ylabel="$x_2$")
-figure.colorbar(drawn, label="difference, in units of y")
+leaf = x.clone().requires_grad_()
+(gradient,) = torch.autograd.grad(network(leaf).sum(), leaf)
+assert close(gradient[0], c)
 
 # %% [markdown]
+# How far does this linear function reach? We compare it with the network at all inputs
+# of the plane.
+
+# %%
+linear = (plane @ c).view(401, 401)
+difference = heights - linear
+nearest = (plane - x).norm(dim=1).argmin()
+here = (region == region[nearest]).view(401, 401)
+assert difference[here].abs().max() < 1e-12
+assert difference[~here].abs().max() > 1e-3
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(6, 4.8))
+limit = difference.abs().max().item()
+colours = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+drawn = ax.imshow(difference.T.numpy(), **colours, **AREA)
+border = here.T.double().numpy()
+ax.contour(grid, grid, border, [0.5], colors="black", linewidths=1.5)
+mark_input(ax)
+ax.set_title("network minus the linear function at x\n(outlined: the region of x)")
+colorbar = figure.colorbar(drawn, label="difference, in units of the score")
+
+# %% [markdown]
+# Inside the region of $x$, the outlined wedge, the two are the same: the difference is
+# zero but for rounding, as the first assertion says. Outside they differ. There is one
+# more white line, to the left: along it the network and the linear function happen to
+# cross.
+#
 # ## Eq. (5): an attribution map
 #
-# $$a(x) = [w^\top H_L] \odot x = \nabla_x F(x) \odot x$$
+# In the sum $y = \sum_i c_i x_i$ each input has one term. This term is its *share* of
+# the score: an amount, in the same units as the score, which can be positive or
+# negative. All shares together are the attribution map $a(x)$:
 #
-# Every input gets its term of the sum $y = \sum_i c_i x_i$, its *share* of the score: an amount, in units of y. The
-# same two lines work for a trained residual network and a picture of a 3 and a 9; the first matrix of that one would
-# have 268 million entries, so nobody builds it.
+# $$a(x) = [w^\top H_L] \odot x = \nabla_x F(x) \odot x$$
 
 # %%
 a = lin.weight(0) * x
 assert close(a.sum(), y)
 
-digits, pair = pretrained("digit-pairs").double(), sample_pairs().images[:1].double()
-seen = linreg.trace(digits, pair).linearize(pair)
-leaf = pair.clone().requires_grad_()
-(gradient,) = torch.autograd.grad(digits(leaf)[0, 3], leaf)
-attribution = seen.weight(3) * pair
-assert torch.allclose(attribution, gradient * pair, rtol=1e-9, atol=1e-12)
-print(f'the score of "3" is {seen.score(3).item():.2f}, and the map sums to {attribution.sum().item():.2f}')
+# %% [markdown]
+# The same lines work for a real network. This one is a residual network that was
+# trained on pictures with two digits. It has ten outputs, one for each digit. We show
+# it a picture of a 3 and a 9, and ask for the score of "3". (For this network `matrix`
+# would be no good idea: the matrix of its first layer alone has 268 million entries.
+# `weight` never builds a matrix.)
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
+digits = pretrained("digit-pairs").double()
+pair = sample_pairs().images[:1].double()
+lin_digits = linreg.trace(digits, pair).linearize(pair)
+attribution = lin_digits.weight(3) * pair
+
+leaf = pair.clone().requires_grad_()
+(gradient,) = torch.autograd.grad(digits(leaf)[0, 3], leaf)
+assert torch.allclose(attribution, gradient * pair, rtol=1e-9, atol=1e-12)
+
+# %%
+score = digits(pair)[0, 3].item()
+print(f'The score of "3" is {score:.2f}.')
+print(f"The shares of all pixels sum to {attribution.sum().item():.2f}.")
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.8))
 axes[0].imshow(pair[0, 0].numpy(), cmap="gray")
+axes[0].set_title("x")
 limit = attribution.abs().quantile(0.995).item()
-drawn = axes[1].imshow(attribution[0, 0].numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
+colours = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+drawn = axes[1].imshow(attribution[0, 0].numpy(), **colours)
+axes[1].set_title('a(x) = c ⊙ x, for "3"')
 figure.colorbar(drawn, ax=axes[1], label="share of the score per pixel", extend="both")
-for ax, name in zip(axes, ("x", 'a(x) = c ⊙ x, for "3"'), strict=True):
-    ax.set(title=name, xticks=[], yticks=[])
+for ax in axes:
+    ax.set(xticks=[], yticks=[])
 
 # %% [markdown]
-# Two things are wrong with it. It does not sum to the score, because this network has biases: tutorial 2 finds what is
-# missing. And it is noise, with red and blue side by side everywhere: tutorial 4 begins to take that apart.
+# Two things are wrong with this map.
+#
+# - It does not sum to the score. The reason is that this network has biases. Lesson 2
+#   finds what is missing.
+# - It is noisy: red and blue lie side by side within each digit. Lesson 4 begins to
+#   take the noise apart.
 #
 # ## Exercises
 #
-# 1. Without biases the regions are cones: $F(2x) = 2F(x)$. Which step of the argument needs a *positive* factor?
-# 2. Move x until the first gate flips. Does y jump there? Does c?
-# 3. How many rows of $H_L$ are zero, and what is the rank of $H_L$ at most, given how many gates are open?
+# 1. Without biases the regions are wedges, and $F(2x) = 2F(x)$. Which step of the
+#    argument needs a *positive* factor?
+# 2. Move $x$ until the first gate turns. Does $y$ jump there? Does $c$?
+# 3. How many rows of $H_L$ are zero at most? How large can its rank be, if you know how
+#    many gates are open?
+# 4. **Change a number and look.** Give the network 16 units in each hidden layer in
+#    place of 8. Are there more regions? Does anything else on this page stop being
+#    true?
+# 5. **Do it to your own network.** Take any ReLU network of yours, in `eval` mode and
+#    `float64`, and one input. Is `lin.weight(target)` the gradient? What do the shares
+#    of the input sum to, and what is the score?
 
 # %% tags=["hide-cell"]
-# 1. φ(k z) = k φ(z) for k > 0 only; a negative factor closes what was open.
+# 1. φ(k z) = k φ(z) holds for k > 0 only: a negative factor closes what was open.
 assert close(network(2 * x), 2 * network(x))
 assert not torch.allclose(network(-2 * x), -2 * network(x), rtol=1e-3)
 
-# 2. y is continuous, c jumps. Go to the nearest boundary along a unit's weight, a little short of it and beyond.
-z = W1 @ x[0]
-unit = (z.abs() / W1.norm(dim=1)).argmin()
-edge = x - z[unit] / W1[unit].norm() ** 2 * W1[unit]
-short, beyond = (graph.linearize(edge + k * 1e-9 * z[unit].sign() * W1[unit]) for k in (1, -1))
-assert torch.allclose(short.output, beyond.output, atol=1e-7)
-assert (short.weight(0) - beyond.weight(0)).abs().max() > 1e-3
+# %% tags=["hide-cell"]
+# 2. y is continuous, c jumps. The way to a unit's border is against its own row of
+# weights. We go to the nearest border, and look a little before and a little behind it.
+distances = z1.abs() / W1.norm(dim=1)
+unit = distances.argmin()
+row = W1[unit]
+edge = x - z1[unit] / (row @ row) * row
+step = 1e-9 * z1[unit].sign() * row
+before = graph.linearize(edge + step)
+behind = graph.linearize(edge - step)
+assert torch.allclose(before.output, behind.output, atol=1e-7)
+assert (before.weight(0) - behind.weight(0)).abs().max() > 1e-3
 
-# 3. The row of a closed unit of the last layer is zero; the rank is at most that of any factor, and 2 inputs bound it.
-assert H.ne(0).any(1).sum() <= gates2.sum()
-assert torch.linalg.matrix_rank(H) <= min(2, gates1.sum(), gates2.sum())
+# %% tags=["hide-cell"]
+# 3. The row of a closed unit is zero. The rank of a product is at most that of each
+# factor: no more than the open gates of a layer, and no more than the two inputs.
+rows = H.ne(0).any(dim=1).sum()
+assert rows <= open2.sum()
+assert torch.linalg.matrix_rank(H) <= min(2, open1.sum(), open2.sum())
+
+# %% tags=["hide-cell"]
+# 4. There are more regions. On this page only the number 34 stops being true.
+wide1 = nn.Linear(2, 16, bias=False).double()
+wide2 = nn.Linear(16, 16, bias=False).double()
+wide_z1 = wide1(plane)
+wide_z2 = wide2(wide_z1.clamp(min=0))
+wide_patterns = torch.cat([wide_z1 > 0, wide_z2 > 0], dim=1).unique(dim=0)
+assert len(wide_patterns) > 34
+
+# %% tags=["hide-cell"]
+# 5. It is the gradient. If the network has biases, the shares do not sum to the score.
+# These eight lines are for a network called `yours` with an input called `example`.
+yours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+yours = yours.double().eval()
+example = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+lin_yours = linreg.trace(yours, example.detach()).linearize(example.detach())
+(gradient,) = torch.autograd.grad(yours(example)[0, 1], example)
+assert close(lin_yours.weight(1), gradient)
+missing = lin_yours.score(1) - (lin_yours.weight(1) * example.detach()).sum()
+assert missing.abs() > 1e-3

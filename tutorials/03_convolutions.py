@@ -1,10 +1,18 @@
 # %% [markdown]
 # # 3. Convolution, batch norm, residuals and pooling as matrices
 #
-# This page takes a small convolutional network apart: at x, every layer of it is a matrix like any other, filled by a
-# rule. It needs gates and `matrix` from tutorial 1, the ledger and the two places of gates from tutorial 2.
+# **You will see** that the layers of a convolutional network are matrices like any
+# other. Only the way they are filled is special. You build each of these matrices by a
+# few lines of code, compare it with the one that `linreg` finds, and multiply a whole
+# small network out of them.
+#
+# **You need** lesson 1 (gates, $\hat W_l$, `matrix`) and lesson 2 (the ledger, and the
+# two places of the gates).
+#
+# **Time**: about 60 minutes, exercises included.
 
 # %%
+from collections import OrderedDict
 from functools import partial
 from itertools import product
 
@@ -18,183 +26,524 @@ from dmbp.datasets import sample_pairs
 from dmbp.plot import DIVERGING
 from linreg.draw import draw_matrix
 
-torch.manual_seed(2636)
-close = partial(torch.allclose, rtol=1e-12, atol=1e-14)
-x = nn.AvgPool2d(3)(sample_pairs().images[2:3, :, 14:38, 5:29].double())  # a 3, in 8×8 pixels
+# %%
+plt.rcParams["figure.constrained_layout.use"] = True
 
 
-class Small(nn.Module):
-    def __init__(self, late=False):
-        super().__init__()
-        self.conv, self.norm, self.relu = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU()
-        self.inner, self.gate, self.late = nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), late
-        self.pool, self.mean, self.last = nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Linear(8, 1)
+def close(one, other):
+    return torch.allclose(one, other, rtol=1e-12, atol=1e-14)
 
-    def forward(self, x):
-        h = self.pool(self.relu(self.norm(self.conv(x))))
-        z = self.inner(h)
-        return self.last(self.mean(self.gate(z + h) if self.late else self.gate(z) + h).flatten(1))
-
-
-def toeplitz(conv, side):
-    """The matrix of a 3×3 convolution with padding 1 of maps of side × side."""
-    T = torch.zeros(conv.out_channels, side, side, conv.in_channels, side, side, dtype=torch.float64)
-    for i, j, u, v in product(range(side), repeat=4):
-        if abs(u - i) <= 1 and abs(v - j) <= 1:
-            T[:, i, j, :, u, v] = conv.weight.data[:, :, u - i + 1, v - j + 1]
-    return T.flatten(3).flatten(0, 2)
-
-
-small = Small().double().eval()
-for values in (*small.parameters(), small.norm.running_mean):
-    nn.init.normal_(values, std=0.5)
-small.norm.running_var.fill_(0.3)
 
 # %% [markdown]
 # ## Eq. (15): a convolution is a matrix
 #
-# $$h_l = \phi(W_l * h_{l-1}) = \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})$$
-#
-# Row (o, i, j) of its matrix makes pixel (i, j) of map o: it holds the weights of a filter in the columns of the pixels
-# that the filter sees there. What would lie beyond the border is left out. From row to row the weights move on by one
-# column, so each draws diagonals within a diagonal of blocks: a *doubly block Toeplitz* matrix. Gates blank its rows.
+# The input of this lesson is a picture of a 3, of only 8×8 pixels. It is so small that
+# we can draw every matrix whole.
 
 # %%
-lin = linreg.trace(small, x, fuse=False).linearize(x)  # without fusing: see batch norm, below
-maps = small.relu(small.norm(small.conv(x))).detach()
-h = small.pool(maps)
-z = small.inner(h).detach()
-T1, T2 = toeplitz(small.conv, 8), toeplitz(small.inner, 4)
-What2 = torch.diag((z > 0).double().flatten()) @ T2
-assert close(lin.matrix("conv"), T1) and close(lin.matrix("inner", start="pool"), T2)
-assert close(lin.matrix("gate", start="pool"), What2)
-figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained")
-draw_matrix(lin, "inner", "pool", axes[0]).set_title("a convolution of two maps to two")
-draw_matrix(lin, "gate", "pool", axes[1]).set_title("the same with its gates")
+pictures = sample_pairs().images.double()
+three = pictures[2:3, :, 14:38, 5:29]
+x = nn.functional.avg_pool2d(three, 3)
+assert x.shape == (1, 1, 8, 8)
+
+# %% [markdown]
+# A convolutional layer has the same form as the layers of lesson 1. The paper writes
+# $*$ for the convolution, and this is its Eq. (15):
+#
+# $$\begin{aligned}
+# h_l &= \phi(W_l * h_{l-1}) \\
+# &= \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})
+# \end{aligned}$$
+#
+# The step $\mathcal H$ gives a 1 or a 0 for each pixel of each map: the gates. (We pass
+# over the bias, which is added as in lesson 2.)
+#
+# What kind of a function is $W_l *\,$? Take one pixel of the result. It is a sum: each
+# pixel of the input under the filter, times the weight of the filter at that place. All
+# other pixels of the input count with weight 0. So one pixel of the result is one *row
+# of weights* times the input. The whole result is a matrix times the input, with one
+# row for each pixel of the result. We call this matrix $T$.
+
+# %%
+torch.manual_seed(2636)
+one_filter = nn.Conv2d(1, 1, kernel_size=3, padding=1, bias=False).double()
+result = one_filter(x)[0, 0]
+
+
+def row_of(i, j):
+    """The row of T that makes pixel (i, j): the filter, laid on an empty picture."""
+    row = torch.zeros(10, 10, dtype=torch.float64)
+    row[i : i + 3, j : j + 3] = one_filter.weight[0, 0].detach()
+    return row[1:9, 1:9]
+
+
+for i, j in product(range(8), repeat=2):
+    assert close((row_of(i, j) * x[0, 0]).sum(), result[i, j])
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 4, figsize=(11, 2.8))
+axes[0].imshow(x[0, 0].numpy(), cmap="gray")
+axes[0].set(title="the input", xticks=[], yticks=[])
+for ax, place in zip(axes[1:], ((3, 2), (3, 3), (0, 7)), strict=True):
+    drawn = ax.imshow(row_of(*place).numpy(), cmap=DIVERGING, vmin=-0.4, vmax=0.4)
+    ax.set(title=f"the row of pixel {place}", xticks=[], yticks=[])
+colorbar = figure.colorbar(drawn, ax=axes, label="weight")
+
+# %% [markdown]
+# Beside the input you see three rows of $T$, each drawn as a picture of 8×8 pixels.
+# From one pixel to the next, the filter moves on by one column. At the border a part of
+# it hangs over; what it would see there is padding, which is zero, and the weights are
+# left out.
+#
+# With several maps there is such a matrix for each pair of an input map and an output
+# map. The function below builds them all. Row $(o, i, j)$ makes pixel $(i, j)$ of map
+# $o$. Column $(m, u, v)$ belongs to pixel $(u, v)$ of input map $m$. The entry is a
+# weight of the filter if the filter, laid on $(i, j)$, reaches $(u, v)$.
+
+
+# %%
+def convolution_matrix(conv, side):
+    """T of a 3×3 convolution with padding 1, of maps of side × side pixels."""
+    shape = (conv.out_channels, side, side, conv.in_channels, side, side)
+    T = torch.zeros(shape, dtype=torch.float64)
+    for i, j, u, v in product(range(side), repeat=4):
+        down = u - i + 1
+        right = v - j + 1
+        if 0 <= down <= 2 and 0 <= right <= 2:
+            T[:, i, j, :, u, v] = conv.weight.detach()[:, :, down, right]
+    return T.flatten(3).flatten(0, 2)
+
+
+# %% [markdown]
+# Now the network of this lesson. It has two convolutions. The second one sits in a
+# *residual block*, which adds its input to what it makes. We write the block as the
+# paper's text does, $\phi(W h) + h$.
+
+
+# %%
+class PaperBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv2 = nn.Conv2d(2, 2, kernel_size=3, padding=1)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, h):
+        return self.relu2(self.conv2(h)) + h
+
+
+# %%
+def small_network(block):
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 2, kernel_size=3, padding=1),
+        norm1=nn.BatchNorm2d(2),
+        relu1=nn.ReLU(),
+        maxpool=nn.MaxPool2d(2),
+        block=block(),
+        meanpool=nn.AvgPool2d(2),
+        flatten=nn.Flatten(),
+        output=nn.Linear(8, 1),
+    )
+    return nn.Sequential(layers).double().eval()
+
+
+# %% [markdown]
+# We give it random weights, and let its batch norm have seen some data.
+
+# %%
+torch.manual_seed(2636)
+small = small_network(PaperBlock)
+for values in (*small.parameters(), small.norm1.running_mean):
+    nn.init.normal_(values, std=0.5)
+small.norm1.running_var.fill_(0.3)
+
+h1 = small.relu1(small.norm1(small.conv1(x))).detach()
+pooled = small.maxpool(h1)
+z2 = small.block.conv2(pooled).detach()
+
+# %% [markdown]
+# For once we ask `trace` not to fuse batch norms into convolutions (`fuse=False`). The
+# section on batch norms says what this means. The gates of `relu2` are then a diagonal
+# matrix, exactly as in lesson 1, and blank rows of $T_2$.
+
+# %%
+lin = linreg.trace(small, x, fuse=False).linearize(x)
+T1 = convolution_matrix(small.conv1, side=8)
+T2 = convolution_matrix(small.block.conv2, side=4)
+open2 = (z2 > 0).double().flatten()
+W2_hat = torch.diag(open2) @ T2
+
+assert close(lin.matrix("conv1"), T1)
+assert close(lin.matrix("block.conv2", start="maxpool"), T2)
+assert close(lin.matrix("block.relu2", start="maxpool"), W2_hat)
+
+# %% tags=["hide-input"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6))
+draw_matrix(lin, "block.conv2", "maxpool", left)
+left.set_title("a convolution of two maps to two")
+draw_matrix(lin, "block.relu2", "maxpool", right)
+title = right.set_title("the same with its gates")
+
+# %% [markdown]
+# The thin lines part the maps: the upper left quarter leads from input map 0 to output
+# map 0. Since the filter moves on by one column from row to row, its weights draw
+# diagonals. And since each line of the picture repeats this, there are diagonals within
+# a diagonal of blocks. Such a matrix is called *doubly block Toeplitz*. On the right
+# the rows of the closed units are blank.
+#
+# ## Eq. (14): batch norm is a diagonal matrix and a shift
+#
+# In lesson 2 we wrote a batch norm as a slope and an offset for each channel:
+#
+# $$\mathrm{BN}(z) = s \odot z + t$$
+#
+# As a matrix, the slope is diagonal: each channel's $s$ stands once for each of the 64
+# pixels of that channel. The offset, or shift, is a line of the ledger, as in Eq. (14).
+
+# %%
+norm = small.norm1
+s = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+t = (norm.bias - s * norm.running_mean).detach()
+S1 = torch.diag(s.repeat_interleave(64))
+assert close(lin.matrix("norm1", start="conv1"), S1)
+
+# %% [markdown]
+# A convolution and the batch norm *after* it can be fused into one convolution:
+# multiply the filters of each channel by $s$, and take $s\, b + t$ as the bias. `trace`
+# does so unless you forbid it. The ledger of the fused network still has both
+# constants, each on a line of its own.
+
+# %%
+fused = linreg.trace(small, x).linearize(x)
+assert close(fused.matrix("norm1"), S1 @ T1)
+
+(gradient,) = torch.autograd.grad(small(x).sum(), norm.bias)
+ledger = fused.ledger(0)
+assert close(ledger["conv1.bias"].channels[0], gradient * s * small.conv1.bias)
+assert close(ledger["norm1.shift"].channels[0], gradient * t)
+
+# %% [markdown]
+# A batch norm *before* a convolution with padding is another matter, and a good example
+# of how an innocent step goes wrong. Fused, its shift would become a part of the
+# convolution's bias, the same at every pixel. But in the network the padding comes
+# after the shift: the zeros around the picture are not shifted. So along the border the
+# fused network is wrong. We build one and try.
+
+# %%
+early = nn.Sequential(
+    OrderedDict(
+        norm=nn.BatchNorm2d(1),
+        conv=nn.Conv2d(1, 1, kernel_size=3, padding=1),
+    )
+)
+early = early.double().eval()
+early.norm.running_mean.fill_(0.5)
+right_result = linreg.trace(early, x).linearize(x).output
+assert close(right_result, early(x))
+
+# %%
+weight = early.conv.weight.detach()
+early_s = (1 + early.norm.eps) ** -0.5
+early_t = -0.5 * early_s
+fused_bias = early.conv.bias.detach() + early_t * weight.sum()
+wrong_result = torch.conv2d(x, early_s * weight, fused_bias, padding=1)
+
+# %% [markdown]
+# How wrong is it? At each pixel by the shift, times those weights of the filter that
+# hang over the border there.
+
+# %%
+inside = convolution_matrix(early.conv, side=8).sum(dim=1)
+hanging_over = weight.sum() - inside
+error = (wrong_result - right_result).flatten()
+assert close(error, early_t * hanging_over)
+
+# %% tags=["hide-input"]
+results = {
+    "batch norm, then convolution": right_result,
+    "wrongly fused": wrong_result,
+    "the difference": wrong_result - right_result,
+}
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
+for ax, (name, result) in zip(axes, results.items(), strict=True):
+    picture = result[0, 0].detach().numpy()
+    drawn = ax.imshow(picture, cmap=DIVERGING, vmin=-0.6, vmax=0.6)
+    ax.set(title=name, xticks=[], yticks=[])
+colorbar = figure.colorbar(drawn, ax=axes, label="value")
+
+# %% [markdown]
+# `linreg` does not make this mistake. It keeps such a batch norm as a node of its own.
+#
+# ## Eq. (3) for residual layers: add the identity
+#
+# A residual block adds its input to what it makes. What is the matrix that leaves its
+# input as it is? The identity, $I$. So the paper writes its residual layer as
+#
+# $$\begin{aligned}
+# h_l &= \phi(W_l h_{l-1}) + h_{l-1} \\
+# &= (\hat W_l + I)\, h_{l-1}
+# \end{aligned}$$
+
+# %%
+I = torch.eye(32, dtype=torch.float64)
+assert close(lin.matrix("block.add", start="maxpool"), W2_hat + I)
+
+# %% [markdown]
+# The experiments of the paper use the ResNets of torchvision, and their blocks are
+# different: the gate comes *after* the sum, $\phi(W h + h)$. Then the gates blank rows
+# of the identity as well.
+
+
+# %%
+class TorchvisionBlock(PaperBlock):
+    def forward(self, h):
+        return self.relu2(self.conv2(h) + h)
+
+
+# %%
+other = small_network(TorchvisionBlock)
+other.load_state_dict(small.state_dict())
+lin_other = linreg.trace(other, x).linearize(x)
+open_other = (z2 + pooled > 0).double().flatten()
+matrix = torch.diag(open_other) @ (T2 + I)
+assert close(lin_other.matrix("block.relu2", start="maxpool"), matrix)
+
+# %% tags=["hide-input"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6))
+draw_matrix(lin, "block.add", "maxpool", left)
+left.set_title("the paper's block")
+draw_matrix(lin_other, "block.relu2", "maxpool", right)
+title = right.set_title("torchvision's block")
+
+# %% [markdown]
+# On the left the red diagonal of ones is complete. On the right it has gaps, where a
+# gate is closed.
+#
+# ## Eqs. (4), (13): pooling, and the whole network in two ways
+#
+# Max pooling takes the largest pixel of each window of 2×2. Which one this is, is
+# decided at $x$, just as the gates are. From then on it is a matrix, $M$, with a single
+# 1 in each row: at the largest pixel of the window. If several are equally large, it
+# takes the first. (Behind a ReLU this is no rare case: some windows are all zeros.)
+
+# %%
+M = torch.zeros(2, 4, 4, 2, 8, 8, dtype=torch.float64)
+for o, i, j in product(range(2), range(4), range(4)):
+    window = h1[0, o, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten().tolist()
+    first_largest = window.index(max(window))
+    down, right = divmod(first_largest, 2)
+    M[o, i, j, o, 2 * i + down, 2 * j + right] = 1
+M = M.view(32, 128)
+assert torch.equal(lin.matrix("maxpool", start="relu1"), M)
+
+# %% [markdown]
+# Average pooling decides nothing. Its matrix, $A$, has a quarter at each pixel of a
+# window, whatever the input is.
+
+# %%
+A = torch.zeros(2, 2, 2, 2, 4, 4, dtype=torch.float64)
+for o, i, j in product(range(2), range(4), range(4)):
+    A[o, i // 2, j // 2, o, i, j] = 1 / 4
+A = A.view(8, 32)
+assert close(lin.matrix("meanpool", start="block.add"), A)
+
+# %% [markdown]
+# Now all parts are there. With $\hat W_1$ for the first convolution, its batch norm and
+# its gates, the whole network is
+#
+# $$y = w^\top A\, (\hat W_2 + I)\, M\, \hat W_1\, x + \beta$$
+#
+# where $\beta$ is the share of all constants, which the ledger knows.
+
+# %%
+open1 = torch.diag((h1 > 0).double().flatten())
+W1_hat = open1 @ S1 @ T1
+w = small.output.weight.detach()[0]
+H = A @ (W2_hat + I) @ M @ W1_hat
+
+assert close(lin.matrix("relu1"), W1_hat)
+assert close(lin.matrix("meanpool"), H)
+beta = lin.ledger(0).bias_share
+assert close(w @ H @ x.flatten() + beta, small(x)[0])
+
+# %% tags=["hide-input"]
+factors = {
+    "$w^T$": w[None],
+    "$A$": A,
+    r"$\hat W_2 + I$": W2_hat + I,
+    "$M$": M,
+    r"$\hat W_1$": W1_hat,
+    "$x$": x.view(64, 1),
+}
+widths = (12, 32, 32, 128, 64, 12)
+figure, axes = plt.subplots(1, 6, figsize=(11, 4.4), width_ratios=widths)
+for ax, (name, matrix) in zip(axes, factors.items(), strict=True):
+    scaled = (matrix / matrix.abs().max()).numpy()
+    ax.imshow(scaled, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+    rows, columns = matrix.shape
+    ax.set(title=name, xticks=[], yticks=[], xlabel=f"{rows}×{columns}")
+
+# %% [markdown]
+# The product of these six pictures, read from right to left, is the share of the input
+# in the score. (Each matrix has a scale of its own.)
+#
+# As in lesson 2, the network can be cut in the other way too, from layer to layer. Then
+# the gates of layer 1 stand to the right of the second convolution, with the pooling in
+# between, as in Eq. (13):
+
+# %%
+assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M @ open1)
 
 # %% [markdown]
 # ## Eq. (16): a mask is as large as the maps
 #
-# $$h_l = \Sigma_l \odot \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})$$
+# The method of the paper, which lesson 4 begins with, gives each unit a *mask*: a
+# number between 0 and 1, by which what leaves its gate is multiplied. Here we only look
+# at where the masks sit. In a convolutional layer each pixel of each map has its own,
+# so the masks $\Sigma_l$ are as large as the maps $h_l$:
 #
-# It has a value in [0, 1] for each channel and position, and multiplies maps on the way forward or, with the same
-# outcome, gradients on the way back. Tutorial 4 says what for, and what u is: here is only its place. (Σ is random.)
+# $$\begin{aligned}
+# h_l = \Sigma_l &\odot \mathcal H(W_l * h_{l-1}) \\
+# &\odot (W_l * h_{l-1})
+# \end{aligned}$$
+#
+# We mask the gates `relu2` with random numbers, `sigma`, and run the rest of the
+# network by hand. We run it again with $1 - \sigma$ in place of $\sigma$, and once more
+# with zeros.
+
 
 # %%
+def score_with(mask):
+    """The score of the small network with a mask behind relu2."""
+    h2 = mask * z2.relu() + pooled
+    return small.output(small.meanpool(h2).flatten(1))[0]
+
+
 sigma = torch.rand(1, 2, 4, 4, dtype=torch.float64)
-on, off, u = (small.last(small.mean(mask * z.relu() + h).flatten(1))[0] for mask in (sigma, 1 - sigma, 0))
-split = decompose(lin, {"gate": sigma}, 0)
-assert close(split.positive, on - u) and close(split.negative, off - u) and close(split.unmasked, u)
-leaf = x.clone().requires_grad_()
-with small.gate.register_full_backward_pre_hook(lambda gate, gradients: (sigma * gradients[0],)):
-    (c,) = torch.autograd.grad(small(leaf).sum(), leaf)
-assert close(split.ledger("positive").weight + split.ledger("unmasked").weight, c)
-figure, axes = plt.subplots(1, 3, figsize=(10.5, 2.2), layout="constrained")
-masks = {"$h_l$": 1, r"$\Sigma_l \odot h_l$": sigma, r"$(1 - \Sigma_l) \odot h_l$": 1 - sigma}
-for ax, (name, mask) in zip(axes, masks.items(), strict=True):
-    drawn = ax.imshow(torch.cat([*(mask * z.relu())[0]], 1).numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
-    ax.set(title=name, xticks=(1.5, 5.5), xticklabels=("channel 0", "channel 1"), yticks=[])
+with_sigma = score_with(sigma)
+with_rest = score_with(1 - sigma)
+with_zeros = score_with(0)
+
+# %% [markdown]
+# `dmbp.decompose` takes masks by the name of their place, and gives the parts of the
+# score that lesson 4 is about. What is left when all masks are zero, it keeps apart
+# (`unmasked`), and takes off the others.
+
+# %%
+split = decompose(lin, {"block.relu2": sigma}, 0)
+assert close(split.unmasked, with_zeros)
+assert close(split.positive, with_sigma - with_zeros)
+assert close(split.negative, with_rest - with_zeros)
+
+# %% tags=["hide-input"]
+h2 = z2.relu()
+masked_maps = {
+    "$h_2$": h2,
+    r"$\Sigma_2 \odot h_2$": sigma * h2,
+    r"$(1 - \Sigma_2) \odot h_2$": (1 - sigma) * h2,
+}
+figure, axes = plt.subplots(1, 3, figsize=(10.5, 2.2))
+for ax, (name, maps) in zip(axes, masked_maps.items(), strict=True):
+    both = torch.cat([maps[0, 0], maps[0, 1]], dim=1)
+    drawn = ax.imshow(both.numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
     ax.axvline(3.5, color="black", lw=1)
-figure.colorbar(drawn, ax=axes, label="value")
+    ax.set(title=name, yticks=[], xticks=(1.5, 5.5), xticklabels=("map 0", "map 1"))
+colorbar = figure.colorbar(drawn, ax=axes, label="value")
 
 # %% [markdown]
-# ## Eq. (14): batch norm is a diagonal matrix and a shift
+# The paper does not multiply the maps on their way forward. It multiplies the
+# *gradients* on their way back, at the same places, and the outcome is the same: a
+# diagonal matrix in a product of matrices does not mind from which end we multiply.
 #
-# $$\mathrm{BN}(z) = a \odot (z - \mu) + \beta, \qquad a = \gamma / \sqrt{v + \epsilon}$$
-#
-# *After* a convolution it folds into filters, $a W$, and bias, $a b + (\beta - a \mu)$; `trace` does so by default, and
-# the ledger still has both constants. *Before* a convolution with zero padding it must not: the zeros come after the
-# shift, but a folded bias shifts them too. It errs along the border, by the shift times the weights that hang over.
+# In PyTorch this takes a hook. A *forward hook* is a function that PyTorch calls when a
+# module has computed its output. Ours then tells autograd: when the gradient of this
+# output arrives, multiply it by the mask and go on. This hook will be with us in all
+# later lessons.
+
 
 # %%
-norm, fused = small.norm, linreg.trace(small, x).linearize(x)
-a = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
-spread = torch.diag(a.repeat_interleave(64))
-(g,) = torch.autograd.grad(small(x).sum(), norm.bias)
-assert close(lin.matrix("norm", start="conv"), spread) and close(fused.matrix("norm"), spread @ T1)
-assert close(fused.ledger(0)["conv.bias"].channels[0], g * a * small.conv.bias)
-assert close(fused.ledger(0)["norm.shift"].channels[0], g * (norm.bias - a * norm.running_mean))
-early = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3, padding=1)).double().eval()
-early[0].running_mean.fill_(0.5)
-scale, weight = (1 + early[0].eps) ** -0.5, early[1].weight.detach()
-bias = early[1].bias.detach() - 0.5 * scale * weight.sum()
-folded = torch.conv2d(x, scale * weight, bias, padding=1)
-kept = linreg.trace(early, x).linearize(x).output
-assert close((folded - kept).flatten(), -0.5 * scale * (weight.sum() - toeplitz(early[1], 8).sum(1)))
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
-pictures = {"batch norm, then convolution": kept, "wrongly folded": folded, "difference": folded - kept}
-for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
-    drawn = ax.imshow(picture[0, 0].numpy(), cmap=DIVERGING, vmin=-0.6, vmax=0.6)
-    ax.set(title=name, xticks=[], yticks=[])
-figure.colorbar(drawn, ax=axes, label="value")
+def mask_gradient(mask, gate, inputs, output):
+    """A forward hook: the gradient that arrives at this output goes on times mask."""
+    output.register_hook(lambda gradient: mask * gradient)
+
+
+# %%
+relu2 = small.block.relu2
+hook = relu2.register_forward_hook(partial(mask_gradient, sigma))
+leaf = x.clone().requires_grad_()
+(masked_gradient,) = torch.autograd.grad(small(leaf).sum(), leaf)
+hook.remove()
+
+positive = split.ledger("positive").weight
+unmasked = split.ledger("unmasked").weight
+assert close(positive + unmasked, masked_gradient)
 
 # %% [markdown]
-# ## Eq. (3) for residual layers: add the identity
-#
-# $$h_l = \phi(W_l h_{l-1}) + h_{l-1} = (\hat W_l + I)\, h_{l-1}$$
-#
-# This is the block of the paper's text. The ResNets of its experiments are torchvision's, with the gate after the sum,
-# $\phi(W h + h)$, which blanks rows of I too. For masks it matters: on the paper's block, one at the gate leaves I
-# alone, $\Sigma \hat W + I$, and one at the sum does not, $\Sigma (\hat W + I)$ (`sites="gates"` and `"blocks"`).
+# In a residual block it matters where the mask sits. On the paper's block, a mask at
+# the gates leaves the identity beside them alone: $\Sigma \hat W + I$. A mask at the
+# sum masks both: $\Sigma (\hat W + I)$. (In `dmbp.explain` you choose between them by
+# `sites="gates"` and `sites="blocks"`.)
 
 # %%
-other = Small(late=True).double()
-other.load_state_dict(small.state_dict())
-late, I, Sigma = linreg.trace(other, x).linearize(x), torch.eye(32).double(), torch.diag(sigma.flatten())
-assert close(lin.matrix("add", start="pool"), What2 + I)
-assert close(late.matrix("gate", start="pool"), torch.diag((z + h > 0).double().flatten()) @ (T2 + I))
-for site, literal in ("gate", Sigma @ What2 + I), ("add", Sigma @ (What2 + I)):
-    assert close(torch.from_numpy(matrices.matrices(lin, {site: sigma}, "add", "pool").positive.toarray()), literal)
-figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained")
-draw_matrix(lin, "add", "pool", axes[0]).set_title("the paper's block")
-draw_matrix(late, "gate", "pool", axes[1]).set_title("torchvision's block")
+Sigma = torch.diag(sigma.flatten())
+at_gates = matrices.matrices(lin, {"block.relu2": sigma}, "block.add", "maxpool")
+assert close(torch.from_numpy(at_gates.positive.toarray()), Sigma @ W2_hat + I)
 
-# %% [markdown]
-# ## Eqs. (4), (13): pooling, and the whole network in two ways
-#
-# $$y = w^\top A\, (\hat W_2 + I)\, P\, \hat W_1\, x + \sum_k g_k \cdot b_k$$
-#
-# Max pooling P has decided at x, as a gate has: one 1 in each row, at the largest pixel of its window, the first if
-# several are (behind a ReLU some windows are all zeros). Average pooling A has four quarters, at any x. From gate to
-# gate, gates stand left of a convolution; from layer to layer right of it, with P between (Eq. 13). $\hat W_1$ holds
-# the batch norm; $b_k$ are all constants, $g_k = \partial y / \partial b_k$. Each matrix is drawn on its own scale.
-
-# %%
-P, A = torch.zeros(2, 4, 4, 2, 8, 8).double(), torch.zeros(2, 2, 2, 2, 4, 4).double()
-for o, i, j in product(range(2), range(4), range(4)):
-    window = maps[0, o, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten().tolist()
-    down, right = divmod(window.index(max(window)), 2)
-    P[o, i, j, o, 2 * i + down, 2 * j + right], A[o, i // 2, j // 2, o, i, j] = 1, 1 / 4
-P, A, w, open1 = P.view(32, 128), A.view(8, 32), small.last.weight.detach(), torch.diag((maps > 0).double().flatten())
-What1 = open1 @ spread @ T1
-H = A @ (What2 + I) @ P @ What1
-assert torch.equal(lin.matrix("pool", start="relu"), P) and close(lin.matrix("mean", start="add"), A)
-assert close(lin.matrix("relu"), What1) and close(lin.matrix("inner", start="norm"), T2 @ P @ open1)
-assert close(lin.matrix("mean"), H) and close(w @ H @ x.flatten() + lin.ledger(0).bias_share, small(x)[0])
-factors = {"$w^T$": w, "$A$": A, r"$\hat W_2 + I$": What2 + I, "$P$": P, r"$\hat W_1$": What1, "$x$": x.view(64, 1)}
-figure, axes = plt.subplots(1, 6, figsize=(11, 4.4), layout="constrained", width_ratios=(12, 32, 32, 128, 64, 12))
-for ax, (name, matrix) in zip(axes, factors.items(), strict=True):
-    ax.imshow((matrix / matrix.abs().max()).numpy(), cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
-    ax.set(title=name, xticks=[], yticks=[], xlabel=f"{matrix.shape[0]}×{matrix.shape[1]}")
+at_sum = matrices.matrices(lin, {"block.add": sigma}, "block.add", "maxpool")
+assert close(torch.from_numpy(at_sum.positive.toarray()), Sigma @ (W2_hat + I))
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. A 3×3 convolution makes 16 maps of a 64×64 picture. How many entries has T, and how many are not zero?
-# 2. What is the matrix of a transposed convolution with the same weights?
-# 3. With which padding may batch norm be folded into the convolution *after* it?
+# 1. A 3×3 convolution with padding 1 makes 16 maps of a picture of 64×64 pixels. How
+#    many entries has its $T$, and how many of them are not zero?
+# 2. What is the matrix of a *transposed* convolution with the same weights?
+# 3. With which padding may a batch norm be fused into the convolution *after* it?
+# 4. **Change a number and look.** Give `conv2` the kernel size 1 and no padding. What
+#    does its matrix look like now?
+# 5. **Do it to your own network.** Print `linreg.trace(model, x).summary()` and look
+#    for the words `batch norm`. Which batch norms of your network were not fused, and
+#    why?
 
 # %% tags=["hide-cell"]
-# 1. 268 million, and one in 465: along each side 3·64 − 2 pairs of pixels meet.
+# 1. 268 million, and one in 465 is not zero: along each side there are 3·64 − 2 pairs
+# of an output pixel and an input pixel that meet.
 picture = torch.rand(1, 1, 64, 64)
-T = linreg.trace(nn.Conv2d(1, 16, 3, padding=1), picture).linearize(picture).matrix(format="csr")
-assert T.shape == (16 * 64**2, 64**2) and T.count_nonzero() == 16 * (3 * 64 - 2) ** 2
+wide = nn.Conv2d(1, 16, kernel_size=3, padding=1)
+T = linreg.trace(wide, picture).linearize(picture).matrix(format="csr")
+assert T.shape == (16 * 64**2, 64**2)
+assert T.count_nonzero() == 16 * (3 * 64 - 2) ** 2
 
-# 2. The transposed one.
-back = nn.ConvTranspose2d(2, 2, 3, padding=1).double()
-back.weight = small.inner.weight
-assert close(linreg.trace(back, h).linearize(h).matrix(), T2.T)
+# %% tags=["hide-cell"]
+# 2. The transposed matrix.
+back = nn.ConvTranspose2d(2, 2, kernel_size=3, padding=1).double()
+back.weight = small.block.conv2.weight
+assert close(linreg.trace(back, pooled).linearize(pooled).matrix(), T2.T)
 
-# 3. None, or one that repeats pixels of the picture: what it puts in is shifted too.
-early[1].padding_mode = "circular"
-assert close(linreg.trace(early, x)(x), torch.conv2d(nn.CircularPad2d(1)(x), scale * weight, bias))
+# %% tags=["hide-cell"]
+# 3. With none, or with one that repeats pixels of the picture: what it puts around the
+# picture is then shifted too.
+early.conv.padding_mode = "circular"
+around = nn.CircularPad2d(1)(x)
+result = torch.conv2d(around, early_s * weight, fused_bias)
+assert close(linreg.trace(early, x)(x), result)
+
+# %% tags=["hide-cell"]
+# 4. Each pixel of the result sees one pixel of each map: four diagonals, one in each
+# quarter, with one weight each.
+point = nn.Conv2d(2, 2, kernel_size=1).double()
+matrix = linreg.trace(point, pooled).linearize(pooled).matrix()
+pixel_identity = torch.eye(16, dtype=torch.float64)
+assert close(matrix, torch.kron(point.weight.detach()[:, :, 0, 0], pixel_identity))
+
+# %% tags=["hide-cell"]
+# 5. Those that do not come right behind a convolution or a linear layer, as in a
+# DenseNet, where the batch norm comes first. This network has one of each kind.
+yours = nn.Sequential(
+    nn.Conv2d(1, 2, kernel_size=3, padding=1),
+    nn.BatchNorm2d(2),
+    nn.ReLU(),
+    nn.BatchNorm2d(2),
+    nn.Conv2d(2, 2, kernel_size=3, padding=1),
+)
+summary = str(linreg.trace(yours.double().eval(), x).summary())
+assert summary.count("batch norm") == 1

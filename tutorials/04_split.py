@@ -1,12 +1,18 @@
 # %% [markdown]
 # # 4. Splitting the score exactly
 #
-# The map of tutorial 1 is noise: what speaks for a class, against it, and neither, all on top of each other. This page
-# splits the score, $y = y^+ + y^- + y^\sim$, by a number in [0, 1] for each hidden unit, its mask. Masks are set
-# by hand here, and the split is exact whatever they are; tutorial 5 learns them. You need $\hat W_l$ and $H_L$ from
-# tutorial 1 and biases from tutorial 2.
+# **You will see** a score split into three parts: what speaks for the answer, what
+# speaks against it, and the rest. The split is made by *masks*, one number between 0
+# and 1 for each hidden unit. Whatever the masks are, the three parts add up to the
+# score. You choose the masks by hand here. Lesson 5 learns them.
+#
+# **You need** lesson 1 ($\hat W_l$ and $H_L$), lesson 2 (biases), and the last section
+# of lesson 3 (where masks sit).
+#
+# **Time**: about 70 minutes, exercises included.
 
 # %%
+from collections import OrderedDict
 from functools import partial
 from itertools import product
 
@@ -21,180 +27,555 @@ from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
 from dmbp.plot import BLUE, DIVERGING, GREY, RED
 
-torch.manual_seed(2490)  # a network of which all parts can be seen
-close = partial(torch.allclose, rtol=1e-12, atol=1e-12)
+# %%
+plt.rcParams["figure.constrained_layout.use"] = True
+
+
+def close(one, other):
+    return torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
 
 # %% [markdown]
+# The map of lesson 1 was noisy. The paper's explanation is this: the score is made of
+# evidence for the answer, of evidence against it, and of much that has no effect,
+# because it cancels. In the map all three lie on top of each other. If we could tell
+# them apart, we could leave the last one out.
+#
 # ## Eq. (8): one layer becomes two
 #
-# $$\hat W_l = \hat W_l^+ + \hat W_l^- = \Sigma_l \hat W_l + (I - \Sigma_l)\, \hat W_l, \qquad
-# \Sigma_l = \mathrm{diag}(\sigma_l), \quad \sigma_l \in [0, 1]^{d_l}$$
-#
-# Three hidden layers of six units. A unit with σ = 0.9 goes nine tenths to the positive side and one tenth to the
-# negative one; the row of a closed unit is zero on both. `dmbp.masked` is the frozen network with masks put in.
+# Take a network with three hidden layers of six units each.
 
 # %%
-hidden = [module for width in (5, 6, 6) for module in (nn.Linear(width, 6), nn.ReLU())]
-network = nn.Sequential(*hidden, nn.Linear(6, 1)).double()
-for layer in network[::2]:
+torch.manual_seed(2490)
+network = nn.Sequential(
+    OrderedDict(
+        layer1=nn.Linear(5, 6),
+        relu1=nn.ReLU(),
+        layer2=nn.Linear(6, 6),
+        relu2=nn.ReLU(),
+        layer3=nn.Linear(6, 6),
+        relu3=nn.ReLU(),
+        output=nn.Linear(6, 1),
+    )
+)
+network = network.double()
+
+# %%
+for layer in (network.layer1, network.layer2, network.layer3, network.output):
     nn.init.kaiming_normal_(layer.weight)
 x = torch.tensor([[0.9, -0.4, 0.7, 1.2, -0.8]], dtype=torch.float64)
-sigma = [[0.9, 0.2, 0.7, 0.1, 0.8, 0.3], [0.1, 0.9, 0.8, 0.6, 0.2, 0.7], [0.8, 0.3, 0.1, 0.9, 0.6, 0.4]]
-masks = {site: torch.tensor([row], dtype=torch.float64) for site, row in zip("135", sigma, strict=True)}
-
-h, What, bhat = x[0], [], []
-for layer in network[:5:2]:
-    gate = torch.diag((layer(h) > 0).double())
-    What, bhat = [*What, gate @ layer.weight.detach()], [*bhat, gate @ layer.bias.detach()]
-    h = What[-1] @ h + bhat[-1]
-w, b, y = network[6].weight.detach()[0], network[6].bias.detach()[0], network(x).detach()[0, 0]
-Sigma, I = [torch.diag(mask[0]) for mask in masks.values()], torch.eye(6).double()
-halves = {"Σ₂ Ŵ₂": Sigma[1] @ What[1], "(I − Σ₂) Ŵ₂": (I - Sigma[1]) @ What[1]}
-
 lin = linreg.trace(network, x).linearize(x)
-region, other = dmbp.masked(lin, masks), dmbp.masked(lin, {site: 1 - mask for site, mask in masks.items()})
-assert close(region.matrix("3", start="1"), halves["Σ₂ Ŵ₂"])
-assert close(other.matrix("3", start="1"), halves["(I − Σ₂) Ŵ₂"])
-assert close(lin.matrix("3", start="1"), halves["Σ₂ Ŵ₂"] + halves["(I − Σ₂) Ŵ₂"])
-figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), layout="constrained")
-for ax, (name, matrix) in zip(axes, {"Ŵ₂": What[1], **halves}.items(), strict=True):
+y = network(x).detach()[0, 0]
+
+# %% [markdown]
+# Each hidden unit gets a mask. The masks of layer $l$ are the numbers $\sigma_l$. A
+# unit with the mask 0.9 goes to the positive side with nine tenths of its value, and to
+# the negative side with one tenth. We choose the masks freely. `dmbp` wants them by the
+# name of the gates that they mask, and with a batch dimension, like everything in
+# PyTorch.
+
+# %%
+sigma1 = torch.tensor([[0.9, 0.2, 0.7, 0.1, 0.8, 0.3]], dtype=torch.float64)
+sigma2 = torch.tensor([[0.1, 0.9, 0.8, 0.6, 0.2, 0.7]], dtype=torch.float64)
+sigma3 = torch.tensor([[0.8, 0.3, 0.1, 0.9, 0.6, 0.4]], dtype=torch.float64)
+masks = {"relu1": sigma1, "relu2": sigma2, "relu3": sigma3}
+other_masks = {site: 1 - mask for site, mask in masks.items()}
+
+# %% [markdown]
+# A mask multiplies a row of the gated matrix $\hat W_l$. All masks of a layer are a
+# diagonal matrix $\Sigma_l$. With $I - \Sigma_l$ for the other side, one matrix becomes
+# two. This is Eq. (8):
+#
+# $$\begin{aligned}
+# \hat W_l &= \hat W_l^+ + \hat W_l^- \\
+# &= \Sigma_l \hat W_l + (I - \Sigma_l)\, \hat W_l \\
+# \Sigma_l &= \mathrm{diag}(\sigma_l)
+# \end{aligned}$$
+#
+# The function below gates the weights and the biases of a layer. ($\hat b_l$ is $b_l$
+# with a zero for each closed unit.)
+
+
+# %%
+def gated(layer, h):
+    """Ŵ and b̂ of a layer to which h comes in."""
+    gates = torch.diag((layer(h) > 0).double())
+    return gates @ layer.weight.detach(), gates @ layer.bias.detach()
+
+
+W1_hat, b1_hat = gated(network.layer1, x[0])
+h1 = W1_hat @ x[0] + b1_hat
+W2_hat, b2_hat = gated(network.layer2, h1)
+h2 = W2_hat @ h1 + b2_hat
+W3_hat, b3_hat = gated(network.layer3, h2)
+
+# %%
+Sigma1 = torch.diag(sigma1[0])
+Sigma2 = torch.diag(sigma2[0])
+Sigma3 = torch.diag(sigma3[0])
+I = torch.eye(6, dtype=torch.float64)
+
+W1_plus = Sigma1 @ W1_hat
+W2_plus = Sigma2 @ W2_hat
+W3_plus = Sigma3 @ W3_hat
+W1_minus = (I - Sigma1) @ W1_hat
+W2_minus = (I - Sigma2) @ W2_hat
+W3_minus = (I - Sigma3) @ W3_hat
+assert close(W2_plus + W2_minus, W2_hat)
+
+# %% [markdown]
+# `dmbp.masked` puts masks into a frozen network. What you get is again a frozen
+# network, whose matrices you can look at.
+
+# %%
+positive_side = dmbp.masked(lin, masks)
+negative_side = dmbp.masked(lin, other_masks)
+assert close(lin.matrix("relu2", start="relu1"), W2_hat)
+assert close(positive_side.matrix("relu2", start="relu1"), W2_plus)
+assert close(negative_side.matrix("relu2", start="relu1"), W2_minus)
+
+# %% tags=["hide-input"]
+halves = {"Ŵ₂": W2_hat, "Σ₂ Ŵ₂": W2_plus, "(I − Σ₂) Ŵ₂": W2_minus}
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2))
+for ax, (name, matrix) in zip(axes, halves.items(), strict=True):
     drawn = ax.imshow(matrix.numpy(), cmap=DIVERGING, vmin=-1.2, vmax=1.2)
     ax.set(title=name, xlabel="unit of $h_1$", xticks=range(6), yticks=range(6))
 axes[0].set_ylabel("unit of $h_2$")
-axes[1].set_yticks(range(6), [f"σ = {s}" for s in sigma[1]])
-axes[2].set_yticks(range(6), [f"1 − σ = {1 - s:.1f}" for s in sigma[1]])
-figure.colorbar(drawn, ax=axes, label="weight")
+numbers = sigma2[0].tolist()
+axes[1].set_yticks(range(6), [f"σ = {number:.1f}" for number in numbers])
+axes[2].set_yticks(range(6), [f"1 − σ = {1 - number:.1f}" for number in numbers])
+colorbar = figure.colorbar(drawn, ax=axes, label="weight")
 
 # %% [markdown]
+# The rows of the closed units are blank on all sides. In the other rows, what is strong
+# on one side is weak on the other.
+#
 # ## Eqs. (6), (9): a product of sums has mixed terms
 #
-# $$w^\top H_L\, x = w^\top (H_L^+ + H_L^- + H_L^\sim)\, x, \qquad
-# H_L^+ = \Sigma_L \hat W_L \dots \Sigma_1 \hat W_1, \qquad
-# H_L^- = (I - \Sigma_L) \hat W_L \dots (I - \Sigma_1) \hat W_1$$
-#
-# Multiply out $\prod_l [\Sigma_l \hat W_l + (I - \Sigma_l) \hat W_l]$: it makes $2^L$ products, one for each choice of
-# signs. All plus is $H_L^+$, all minus is $H_L^-$. $H_L^\sim$, which the paper leaves as the rest, is the sum of the
-# $2^L - 2$ mixed ones. Masks as arbitrary as these leave much there: good ones are another matter.
+# The network is the product of its layers, and each layer is now a sum of two. What is
+# a product of sums? Multiply out $(p + m)(p' + m')$: you get $pp'$ and $mm'$, but also
+# the *mixed* terms $pm'$ and $mp'$. It is the same with matrices. With three layers
+# there are $2^3 = 8$ products, one for each choice of a sign in each layer:
 
 # %%
+first_layer = {"+": W1_plus, "−": W1_minus}
+second_layer = {"+": W2_plus, "−": W2_minus}
+third_layer = {"+": W3_plus, "−": W3_minus}
 H_of = {}
-for signs in product("+−", repeat=3):  # the first sign is that of layer 1
-    H = torch.eye(5).double()
-    for sign, S, W in zip(signs, Sigma, What, strict=True):
-        H = (S if sign == "+" else I - S) @ W @ H
-    H_of["".join(signs)] = H
-mixed = [H for signs, H in H_of.items() if len(set(signs)) == 2]
-literal = torch.stack([H_of["+++"], H_of["−−−"], sum(mixed)])
-assert len(mixed) == 2**3 - 2 and close(literal.sum(0), lin.matrix("5"))
-found = matrices.matrices(lin, masks, "5")
-assert all(close(torch.from_numpy(H.toarray()), expected) for H, expected in zip(found, literal, strict=True))
-assert all(close(H, H_of[signs]) for signs, H in matrices.sign_patterns(lin, masks, "5").items())
-figure, ax = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
-ax.bar(list(H_of), [(w @ H @ x[0]).item() for H in H_of.values()], color=[RED, *[GREY] * 6, BLUE])
-ax.axhline(0, color="black", lw=0.8)
-ax.set(xlabel="signs of layers 1, 2, 3", ylabel=f"share of wᵀ H x = {w @ literal.sum(0) @ x[0]:.2f}")
-ax.set_title("red: wᵀ H⁺ x, blue: wᵀ H⁻ x, grey, all together: wᵀ H~ x")
-ax.tick_params(axis="x", labelsize=13)
+for one, two, three in product("+−", repeat=3):
+    H_of[one + two + three] = third_layer[three] @ second_layer[two] @ first_layer[one]
+assert close(sum(H_of.values()), lin.matrix("relu3"))
 
 # %% [markdown]
-# ## Eqs. (9), (14): the nuisance computed, and what no mask touches
+# The product with only plus signs is $H_L^+$, the one with only minus signs is $H_L^-$.
+# The paper splits $H_L$ so, in Eqs. (6) and (9):
 #
-# $$y^+ = P(\sigma), \qquad y^- = P(1 - \sigma), \qquad
-# P(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
+# $$w^\top H_L\, x = w^\top (H_L^+ + H_L^- + H_L^\sim)\, x$$
 #
-# P is the frozen network with all its biases, each gate's output multiplied by its mask, and $F^+$ that as a function
-# of x. Algorithm 1 then takes $y^\sim = y - y^+ - y^-$. A difference always adds up, so it checks nothing, and a chain
-# of 11 masked layers has 2,046 mixed products. But three states carried forward give $y^\sim$ without a look at y:
+# $$\begin{aligned}
+# H_L^+ &= \Sigma_L \hat W_L \dots \Sigma_1 \hat W_1 \\
+# H_L^- &= (I - \Sigma_L) \hat W_L \dots (I - \Sigma_1) \hat W_1
+# \end{aligned}$$
 #
-# $$h^+ \leftarrow \Sigma z^+, \qquad h^- \leftarrow (I - \Sigma)\, z^-, \qquad
-# h^\sim \leftarrow \Sigma (z^- + z^\sim) + (I - \Sigma)(z^+ + z^\sim), \qquad
-# z^\pm = \hat W h^\pm + \hat b, \quad z^\sim = \hat W h^\sim - \hat b$$
-#
-# All minus that meets a plus becomes mixed, and the reverse; mixed stays mixed. At the input nothing is decided, both
-# sides hold x, and the states are (x, x, −x). Likewise a bias, which meets the masks from its layer on: (b, b, −b). The
-# output's meets none, nor does a path around all gates, as the identity in φ(W h + b) + h. Such terms, u = P(0), are in
-# $y^+$, in $y^-$, and with a minus in $y^\sim$. That is Algorithm 1 to the letter, `unmasked="both"`; the paper does
-# not discuss it. Here, unless you say otherwise, what no mask touches is evidence for neither side, and u is once in
-# $y^\sim$. (In the figure a part is the sum of its two bars, coloured and hatched.)
+# It calls $H_L^\sim$ the *nuisance*, and leaves it as the rest. Now we can say what it
+# is: the sum of all the mixed products, $2^L - 2$ in number.
 
 # %%
-plus, minus, rest = x[0], x[0], -x[0]
-for S, W, t in zip(Sigma, What, bhat, strict=True):
-    plus, minus, rest = W @ plus + t, W @ minus + t, W @ rest - t
-    plus, minus, rest = S @ plus, (I - S) @ minus, S @ (minus + rest) + (I - S) @ (plus + rest)
-states = torch.stack([w @ plus + b, w @ minus + b, w @ rest - b])
-assert close(states.sum(), y)
-both, once, u = dmbp.decompose(lin, masks, unmasked="both"), dmbp.decompose(lin, masks), b
-assert close(torch.cat([both.positive, both.negative, both.nuisance]), states)
-assert close(torch.cat([once.positive, once.negative, once.nuisance]), states + torch.stack([-u, -u, 2 * u]))
-assert close(torch.cat(dmbp.recurrence(lin, masks))[:, 0], states) and close(once.unmasked[0], u)
-figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True, layout="constrained")
-for ax, name, times in zip(axes, ("nuisance", "both"), ((0, 0, 1), (1, 1, -1)), strict=True):
-    ax.bar([-0.19, 0.81, 1.81], (states - u * torch.tensor([1, 1, -1])).numpy(), 0.36, color=[RED, BLUE, GREY])
-    bars = ax.bar([0.19, 1.19, 2.19], [u.item() * k for k in times], 0.36, color="white", ec="black", hatch="///")
+H_plus = H_of["+++"]
+H_minus = H_of["−−−"]
+w = network.output.weight.detach()[0]
+mixed = [H for signs, H in H_of.items() if "+" in signs and "−" in signs]
+H_mixed = sum(mixed)
+assert len(mixed) == 2**3 - 2
+assert close(H_plus + H_minus + H_mixed, lin.matrix("relu3"))
+
+# %% [markdown]
+# `dmbp.matrices` finds the three matrices without going through all the products, and,
+# if you ask for it, each of the products too.
+
+# %%
+found = matrices.matrices(lin, masks, "relu3")
+assert close(torch.from_numpy(found.positive.toarray()), H_plus)
+assert close(torch.from_numpy(found.negative.toarray()), H_minus)
+assert close(torch.from_numpy(found.nuisance.toarray()), H_mixed)
+
+patterns = matrices.sign_patterns(lin, masks, "relu3")
+assert len(patterns) == 8
+for signs, H in patterns.items():
+    assert close(H, H_of[signs])
+
+# %% tags=["hide-input"]
+heights = [(w @ H @ x[0]).item() for H in H_of.values()]
+colours = [RED, GREY, GREY, GREY, GREY, GREY, GREY, BLUE]
+figure, ax = plt.subplots(figsize=(7.2, 3.4))
+ax.bar(list(H_of), heights, color=colours)
+ax.axhline(0, color="black", lw=0.8)
+ax.set(xlabel="signs of layers 1, 2, 3", ylabel="share of the score")
+ax.tick_params(axis="x", labelsize=13)
+title = ax.set_title("red: wᵀ H⁺ x, blue: wᵀ H⁻ x, grey, all together: wᵀ H~ x")
+
+# %% [markdown]
+# The eight bars add up to $w^\top H_L\, x$. The grey ones together are larger than the
+# red one, and much larger than the blue one. This is so because our masks are
+# arbitrary: masks that know nothing about the network leave much in the nuisance. With
+# good masks the grey bars cancel, and a large red bar and a large blue bar remain.
+
+# %%
+shares = [(w @ H @ x[0]).item() for H in (H_plus, H_minus, H_mixed)]
+assert abs(shares[2]) > abs(shares[0]) > abs(shares[1])
+
+# %% [markdown]
+# ## Eqs. (9), (14): the parts of the score, and what no mask touches
+#
+# Now the biases. We put the masks into the frozen network and keep all its biases. Its
+# score is then a function of the masks, which we call $P(\sigma)$. As a function of
+# $x$, the masked network is $F^+$ if the masks are $\sigma$, and $F^-$ if they are
+# $1 - \sigma$. By Eq. (14) the score of the masked network is the sum of gradient times
+# input and of gradient times bias:
+#
+# $$P(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
+#
+# The positive part of the score is the masked network's score with $\sigma$, the
+# negative part is its score with $1 - \sigma$. What is left, Algorithm 1 calls the
+# nuisance:
+#
+# $$\begin{aligned}
+# y^+ &= P(\sigma) \\
+# y^- &= P(1 - \sigma) \\
+# y^\sim &= y - y^+ - y^-
+# \end{aligned}$$
+
+
+# %%
+def masked_forward(sigma1, sigma2, sigma3):
+    """P: the score of the frozen network with these masks."""
+    h = sigma1 * (x @ W1_hat.T + b1_hat)
+    h = sigma2 * (h @ W2_hat.T + b2_hat)
+    h = sigma3 * (h @ W3_hat.T + b3_hat)
+    return (h @ w + b)[0]
+
+
+b = network.output.bias.detach()
+y_plus = masked_forward(sigma1, sigma2, sigma3)
+y_minus = masked_forward(1 - sigma1, 1 - sigma2, 1 - sigma3)
+y_rest = y - y_plus - y_minus
+assert close(masked_forward(1, 1, 1), y)
+
+# %% [markdown]
+# There is one catch. The bias of the output comes after the last gate, so no mask
+# touches it. It is in $y^+$ in full, and in $y^-$ in full, and therefore once with a
+# minus sign in $y^\sim$. The same happens to each path around all masks, like the
+# identity in $\phi(W h + b) + h$. All such terms together are what is left if all masks
+# are zero:
+#
+# $$u = P(0)$$
+#
+# In our network this is just the bias of the output.
+
+# %%
+u = masked_forward(0, 0, 0)
+assert close(u, b[0])
+
+# %% [markdown]
+# What should we do with $u$? Algorithm 1, taken to the letter, counts it twice, and the
+# paper does not discuss it. In `dmbp` you get this with `unmasked="both"`. Without it,
+# `dmbp` takes the view that what no mask touches is evidence for neither side. It takes
+# $u$ off both sides, so that it is counted once, in $y^\sim$.
+
+# %%
+both = dmbp.decompose(lin, masks, unmasked="both")
+assert close(both.positive[0], y_plus)
+assert close(both.negative[0], y_minus)
+assert close(both.nuisance[0], y_rest)
+
+once = dmbp.decompose(lin, masks)
+assert close(once.positive[0], y_plus - u)
+assert close(once.negative[0], y_minus - u)
+assert close(once.nuisance[0], y_rest + 2 * u)
+assert close(once.unmasked[0], u)
+
+# %% tags=["hide-input"]
+touched = torch.stack([y_plus - u, y_minus - u, y_rest + u])
+bars = {"color": [RED, BLUE, GREY], "width": 0.36}
+hatched = {"color": "white", "ec": "black", "hatch": "///", "width": 0.36}
+times_u = {"nuisance": (0, 0, 1), "both": (1, 1, -1)}
+figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True)
+for ax, (option, times) in zip(axes, times_u.items(), strict=True):
+    ax.bar([-0.19, 0.81, 1.81], touched.numpy(), **bars)
+    drawn = ax.bar([0.19, 1.19, 2.19], [u.item() * k for k in times], **hatched)
     ax.axhline(0, color="black", lw=0.8)
-    ax.set(title=f'unmasked="{name}"', xticks=range(3), xticklabels=("y⁺", "y⁻", "y~"))
+    ax.set(xticks=range(3), xticklabels=("y⁺", "y⁻", "y~"))
+    ax.set_title(f'unmasked="{option}"')
 axes[0].set_ylabel(f"share of y = {y:.2f}")
-figure.legend([bars], [f"u = {u:.2f}, met by no mask"], loc="outside lower center", frameon=False)
+label = f"u = {u:.2f}, touched by no mask"
+legend = figure.legend([drawn], [label], loc="outside lower center", frameon=False)
+
+# %% [markdown]
+# Each part of the score is the sum of its two bars, a coloured one and a hatched one.
+#
+# ## Eq. (9) once more: the nuisance computed
+#
+# Algorithm 1 finds the nuisance as a difference. A difference always adds up, so it
+# cannot tell us whether we made a mistake. We would like to compute $y^\sim$ without a
+# look at $y$. To list all mixed products is no way: a chain of 11 masked layers has
+# 2,046 of them. But there is a short way. We carry three vectors through the network at
+# once: $h^+$, which has met only plus signs so far, $h^-$, which has met only minus
+# signs, and $h^\sim$, which is mixed. A layer acts on all three, and then the masks
+# sort them:
+#
+# $$\begin{aligned}
+# h^+ &\leftarrow \Sigma\, z^+ \\
+# h^- &\leftarrow (I - \Sigma)\, z^- \\
+# h^\sim &\leftarrow \Sigma\, (z^- + z^\sim) + (I - \Sigma)(z^+ + z^\sim)
+# \end{aligned}$$
+#
+# In words: what was all minus and now meets a plus becomes mixed, what was all plus and
+# now meets a minus becomes mixed, and what is mixed stays mixed.
+#
+# How do we start? At the input nothing is decided, so both sides hold $x$. The three
+# must sum to the network's own value, $x$, so the third one starts as $-x$. A bias
+# starts in the same way in its own layer, because it meets the masks from there on: it
+# is $b$, $b$ and $-b$.
+#
+# $$\begin{aligned}
+# (h^+, h^-, h^\sim) &= (x, x, -x) \text{ at the input} \\
+# z^+ &= \hat W h^+ + \hat b \\
+# z^- &= \hat W h^- + \hat b \\
+# z^\sim &= \hat W h^\sim - \hat b
+# \end{aligned}$$
+
+
+# %%
+def one_layer(states, W_hat, b_hat, Sigma):
+    """The three states behind a masked layer."""
+    z_plus = W_hat @ states[0] + b_hat
+    z_minus = W_hat @ states[1] + b_hat
+    z_mixed = W_hat @ states[2] - b_hat
+    h_plus = Sigma @ z_plus
+    h_minus = (I - Sigma) @ z_minus
+    h_mixed = Sigma @ (z_minus + z_mixed) + (I - Sigma) @ (z_plus + z_mixed)
+    return torch.stack([h_plus, h_minus, h_mixed])
+
+
+# %%
+states0 = torch.stack([x[0], x[0], -x[0]])
+states1 = one_layer(states0, W1_hat, b1_hat, Sigma1)
+states2 = one_layer(states1, W2_hat, b2_hat, Sigma2)
+states3 = one_layer(states2, W3_hat, b3_hat, Sigma3)
+assert close(states1.sum(dim=0), h1)
+
+# %% [markdown]
+# At the output there is no mask. There we multiply by $w$, and add the bias as in the
+# other layers.
+
+# %%
+parts = states3 @ w + torch.cat([b, b, -b])
+assert close(parts.sum(), y)
+assert close(parts, torch.stack([y_plus, y_minus, y_rest]))
+assert close(torch.cat(dmbp.recurrence(lin, masks))[:, 0], parts)
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.2))
+behind = {"layer 1": states1, "layer 2": states2, "layer 3": states3}
+for ax, (name, states) in zip(axes, behind.items(), strict=True):
+    drawn = ax.imshow(states.numpy(), cmap=DIVERGING, vmin=-2, vmax=2)
+    ax.set(title=f"behind {name}", xlabel="unit", xticks=range(6))
+    ax.set_yticks(range(3), ("h⁺", "h⁻", "h~"))
+colorbar = figure.colorbar(drawn, ax=axes, label="value")
+
+# %% [markdown]
+# The columns of each picture add up to what the network itself has at that unit. Behind
+# layer 1 nothing is mixed yet: the last row is empty. From layer 2 on it fills.
+
+# %%
+assert close(states1[2], 0 * h1)
+assert states2[2].abs().max() > 0.1
 
 # %% [markdown]
 # ## Eq. (7): a map without the nuisance
 #
+# The gradient of each side gives a map of that side. Add the two maps, and leave the
+# nuisance out. This is the map that the paper proposes:
+#
 # $$a(x) = [w^\top H_L^+] \odot x + [w^\top H_L^-] \odot x$$
 #
-# Now the trained network, the 3 and the 9 of tutorial 1, and masks with some sense: a unit that raises the score,
-# ∂y/∂h > 0, goes nine tenths to the positive side, any other one tenth. The literal version is PyTorch's own backward
-# pass, in which the gradient that arrives at the output of each ReLU is multiplied by its mask.
+# To see it we need a network that has learnt something: the one for digit pairs, and
+# the picture of a 3 and a 9, from lesson 1. Again we ask for the score of "3".
 
 # %%
-digits, pair = pretrained("digit-pairs").double(), sample_pairs().images[:1].double()
-seen = linreg.trace(digits, pair).linearize(pair)
-gates = {name: gate for name, gate in digits.named_modules() if isinstance(gate, nn.ReLU)}
-outputs, leaf = {}, pair.clone().requires_grad_()
-for name, gate in gates.items():  # keep what each gate gives
-    gate.register_forward_hook(lambda gate, args, output, name=name: outputs.update({name: output}))
-score = digits(leaf)[0, 3]
-c, *arriving = torch.autograd.grad(score, [leaf, *outputs.values()], retain_graph=True)
-by_sign = {name: 0.1 + 0.8 * (g > 0).double() for name, g in zip(outputs, arriving, strict=True)}
-split, maps = dmbp.decompose(seen, by_sign, 3), {"c ⊙ x (Eq. 5)": c * pair}
-other = {name: 1 - mask for name, mask in by_sign.items()}
-for part, side, title in (("positive", by_sign, "∇⁺ ⊙ x"), ("negative", other, "∇⁻ ⊙ x")):
-    handles = [output.register_hook(partial(torch.mul, side[name])) for name, output in outputs.items()]
-    maps[title] = torch.autograd.grad(score, leaf, retain_graph=True)[0] * pair
-    assert torch.allclose(split.attribution(part), maps[title], rtol=1e-9, atol=1e-12)
-    [handle.remove() for handle in handles]
-maps["a (Eq. 7)"] = maps["∇⁺ ⊙ x"] + maps["∇⁻ ⊙ x"]
-off = nn.functional.max_pool2d(pair.gt(0.5).double(), 5, 1, 2) == 0  # more than two pixels from the ink
-assert 8 * maps["a (Eq. 7)"][off].abs().sum() < maps["c ⊙ x (Eq. 5)"][off].abs().sum()
-print(f"y⁺ = {split.positive.item():.2f}, y⁻ = {split.negative.item():.2f}, y~ = {split.nuisance.item():.2f}")
-
-# %%
-figure, axes = plt.subplots(1, 4, figsize=(12, 3), layout="constrained")
-limit = maps["a (Eq. 7)"].abs().quantile(0.995).item()
-for ax, (name, values) in zip(axes, maps.items(), strict=True):
-    drawn = ax.imshow(values.detach()[0, 0].numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
-    ax.set(title=name, xticks=[], yticks=[])
-figure.colorbar(drawn, ax=axes, label="share of the score per pixel", extend="both")
+digits = pretrained("digit-pairs").double()
+pair = sample_pairs().images[:1].double()
+graph = linreg.trace(digits, pair)
+lin_digits = graph.linearize(pair)
+sites = dmbp.find_sites(graph)
+print(sites)
 
 # %% [markdown]
-# The 3 is red, the 9 nearly all blue, and beside the ink little is left of the noise: it was nuisance. (One scale for
-# all.) That $y^\sim$ as a whole is near 0 is luck; tutorial 5 makes it an aim.
+# `find_sites` names the places for masks, the *sites*: all gates. We need masks for
+# them, and this time they should make some sense. Here is a simple rule. If a unit
+# raises the score, that is, if the gradient of the score with respect to it is
+# positive, it goes to the positive side with nine tenths. Else it goes there with one
+# tenth. `adjoint` gives the gradient at any node; `asked` says which output we ask for.
+
+# %%
+asked = torch.zeros(1, 10, dtype=torch.float64)
+asked[0, 3] = 1
+by_sign = {}
+for site in sites:
+    gradient = lin_digits.adjoint(asked, start=site)
+    by_sign[site] = 0.1 + 0.8 * (gradient > 0).double()
+other_side = {site: 1 - mask for site, mask in by_sign.items()}
+
+# %% [markdown]
+# The gradient of a masked network takes one backward pass. At each site, the gradient
+# that arrives is multiplied by the mask before it goes on. We have met the hook that
+# does this at the end of lesson 3.
+
+
+# %%
+def mask_gradient(mask, gate, inputs, output):
+    """A forward hook: the gradient that arrives at this output goes on times mask."""
+    output.register_hook(lambda gradient: mask * gradient)
+
+
+# %% [markdown]
+# `masked_backward` hangs this hook on every site, runs the network, and asks PyTorch
+# for the gradients of a score: with respect to the input, and with respect to every
+# bias. Then it takes the hooks off again. (`create_graph=True` allows us to
+# differentiate the result once more. Lesson 5 needs that.)
+
+
+# %%
+def masked_backward(network, x, target, masks):
+    """The gradients of a score by x and by each bias; at each site times its mask."""
+    hooks = []
+    for site, mask in masks.items():
+        gate = network.get_submodule(site)
+        hooks.append(gate.register_forward_hook(partial(mask_gradient, mask)))
+    leaf = x.clone().requires_grad_()
+    biases = dict(network.named_parameters())
+    biases = {name: bias for name, bias in biases.items() if name.endswith("bias")}
+    score = network(leaf)[:, target].sum()
+    leaves = [leaf, *biases.values()]
+    by_x, *by_bias = torch.autograd.grad(score, leaves, create_graph=True)
+    for hook in hooks:
+        hook.remove()
+    return by_x, dict(zip(biases, by_bias, strict=True))
+
+
+# %%
+unmasked_gradient, _ = masked_backward(digits, pair, 3, {})
+positive_gradient, _ = masked_backward(digits, pair, 3, by_sign)
+negative_gradient, _ = masked_backward(digits, pair, 3, other_side)
+
+whole_map = (unmasked_gradient * pair).detach()
+positive_map = (positive_gradient * pair).detach()
+negative_map = (negative_gradient * pair).detach()
+a = positive_map + negative_map
+
+# %% [markdown]
+# `dmbp.decompose` finds the same maps.
+
+# %%
+split = dmbp.decompose(lin_digits, by_sign, 3)
+positive = split.attribution("positive")
+negative = split.attribution("negative")
+assert torch.allclose(positive, positive_map, rtol=1e-9, atol=1e-12)
+assert torch.allclose(negative, negative_map, rtol=1e-9, atol=1e-12)
+print(split)
+
+# %% tags=["hide-input"]
+maps = {
+    "c ⊙ x, Eq. (5)": whole_map,
+    "∇F⁺ ⊙ x": positive_map,
+    "∇F⁻ ⊙ x": negative_map,
+    "a(x), Eq. (7)": a,
+}
+limit = a.abs().quantile(0.995).item()
+figure, axes = plt.subplots(1, 4, figsize=(12, 3))
+for ax, (name, values) in zip(axes, maps.items(), strict=True):
+    drawn = ax.imshow(values[0, 0].numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
+    ax.set(title=name, xticks=[], yticks=[])
+label = "share of the score per pixel"
+colorbar = figure.colorbar(drawn, ax=axes, label=label, extend="both")
+
+# %% [markdown]
+# All four maps have the same scale. In the last one the 3 is red, the 9 is nearly all
+# blue, and beside the ink little is left of the noise. So the noise was nuisance. We
+# can put a number on that: beside the ink, at pixels that are more than two pixels away
+# from any ink, Eq. (7) has less than an eighth of what Eq. (5) has.
+
+# %%
+ink = pair.gt(0.5).double()
+near_ink = nn.functional.max_pool2d(ink, kernel_size=5, stride=1, padding=2)
+beside = near_ink == 0
+assert 8 * a[beside].abs().sum() < whole_map[beside].abs().sum()
+
+# %% [markdown]
+# Look at the numbers above the picture, too: $y^\sim$ as a whole is near zero. With our
+# simple rule this is luck. Lesson 5 makes it an aim.
 #
 # ## Exercises
 #
-# 1. What is the split for σ = 1 everywhere? What does exchanging σ and 1 − σ do to it?
-# 2. Without biases and with all masks at ½, what share of y is nuisance with 3 masked layers? With 11?
-# 3. Mask layer 2 alone. What is u now, and what is y~?
+# 1. What is the split if all masks are 1? What does it do to the split if you exchange
+#    $\sigma$ and $1 - \sigma$?
+# 2. Take a network without biases, and let all masks be ½. Which share of $y$ is
+#    nuisance with 3 masked layers? And with 11?
+# 3. Mask layer 2 alone. What is $u$ now, and what is $y^\sim$?
+# 4. **Change a number and look.** In the rule for the masks of the digit network,
+#    replace 0.1 and 0.8 by 0 and 1, and then by 0.4 and 0.2. What becomes of the three
+#    parts of the score?
+# 5. **Do it to your own network.** Use the rule on a network and an input of your own.
+#    Does `masked_backward` give the same two maps as `decompose`? How large is
+#    `unmasked`?
 
 # %% tags=["hide-cell"]
-# 1. What meets a mask is positive, and the rest is u. The exchange swaps y⁺ and y⁻.
-whole = dmbp.decompose(lin, {site: torch.ones_like(mask) for site, mask in masks.items()})
-swapped = dmbp.decompose(lin, {site: 1 - mask for site, mask in masks.items()})
-assert close(torch.cat([whole.positive, whole.negative, whole.nuisance]), torch.stack([y - u, 0 * u, u]))
-assert close(torch.cat([swapped.positive, swapped.negative]), states[[1, 0]] - u)
-# 2. H⁺ = H⁻ = H / 2^L, which leaves 1 − 2^(1 − L): three quarters for 3 layers, 99.9 % for 11.
-even = matrices.matrices(lin, {site: torch.full_like(mask, 0.5) for site, mask in masks.items()}, "5")
-assert close(torch.from_numpy(even.nuisance.toarray()), 0.75 * literal.sum(0))
-# 3. The last two biases meet no mask. With a single masked layer nothing is mixed, and y~ = u.
-alone = dmbp.decompose(lin, {"3": masks["3"]})
-assert close(alone.unmasked[0], w @ bhat[2] + b) and close(alone.nuisance, alone.unmasked)
+# 1. With all masks 1, what meets a mask is positive, and the rest is u. The exchange
+# swaps y⁺ and y⁻.
+ones = {site: torch.ones_like(mask) for site, mask in masks.items()}
+whole = dmbp.decompose(lin, ones)
+assert close(whole.positive[0], y - u)
+assert close(whole.negative[0], 0 * u)
+assert close(whole.nuisance[0], u)
+
+swapped = dmbp.decompose(lin, other_masks)
+assert close(swapped.positive[0], y_minus - u)
+assert close(swapped.negative[0], y_plus - u)
+
+# %% tags=["hide-cell"]
+# 2. H⁺ = H⁻ = H / 2^L, which leaves 1 − 2^(1 − L) for the nuisance: three quarters with
+# 3 layers, 99.9 % with 11.
+halved = {site: torch.full_like(mask, 0.5) for site, mask in masks.items()}
+even = matrices.matrices(lin, halved, "relu3")
+assert close(torch.from_numpy(even.nuisance.toarray()), 0.75 * lin.matrix("relu3"))
+
+# %% tags=["hide-cell"]
+# 3. The last two biases meet no mask: they are u. With a single masked layer nothing
+# can be mixed, so y~ is u and nothing else.
+alone = dmbp.decompose(lin, {"relu2": sigma2})
+assert close(alone.unmasked[0], w @ b3_hat + b[0])
+assert close(alone.nuisance, alone.unmasked)
+
+# %% tags=["hide-cell"]
+# 4. Near ½ nearly all is nuisance: a path of many gates leaves little to either side.
+# At 0 and 1 the parts are largest, and the nuisance is no longer small.
+hard = {site: (mask > 0.5).double() for site, mask in by_sign.items()}
+hard_split = dmbp.decompose(lin_digits, hard, 3)
+soft = {site: 0.4 + 0.2 * mask for site, mask in hard.items()}
+soft_split = dmbp.decompose(lin_digits, soft, 3)
+assert hard_split.positive > split.positive > soft_split.positive
+assert hard_split.nuisance.abs() > 8
+assert soft_split.nuisance > 0.7 * soft_split.y
+
+# %% tags=["hide-cell"]
+# 5. They are the same. Here u is the bias of the output.
+yours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+yours = yours.double().eval()
+example = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+lin_yours = linreg.trace(yours, example).linearize(example)
+asked = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+rule = {"1": 0.1 + 0.8 * (lin_yours.adjoint(asked, start="1") > 0).double()}
+yours_split = dmbp.decompose(lin_yours, rule, 1)
+gradient, _ = masked_backward(yours, example, 1, rule)
+assert close(yours_split.attribution("positive"), (gradient * example).detach())
+assert close(yours_split.unmasked[0], yours[3].bias.detach()[1])

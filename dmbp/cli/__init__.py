@@ -1,4 +1,4 @@
-"""The command line: `dmbp explain`, `dmbp inspect`, `dmbp evaluate` and `dmbp bench`."""
+"""The command line: `dmbp explain`, `dmbp compare`, `dmbp inspect`, `dmbp evaluate` and `dmbp bench`."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -108,7 +109,12 @@ class Role(Enum):
 
 
 class Operator(ABC):
-    """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k)."""
+    """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k).
+
+    `channel_axis` is the axis of one image along which a layer has its channels, in z as in x; None for what has none.
+    """
+
+    channel_axis: ClassVar[int | None] = None
 
     @property
     def role(self) -> Role:

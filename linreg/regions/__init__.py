@@ -16,13 +16,13 @@ maps are one piece, so that it is always the third that is counted, and never pi
 from linreg.regions.crossing import Neighbour, across, neighbours
 from linreg.regions.halfspaces import Inequalities, Label, inequalities
 from linreg.regions.line import Density, Estimate, density, estimate, segment
+from linreg.regions.meaning import By
 from linreg.regions.nearest import Wall, Walls, changing, distances, exits, walls
 from linreg.regions.pattern import Pattern, disagreements
 from linreg.regions.planes import Plane, plane
 from linreg.regions.programs import Ball, Polytope, polytope
 from linreg.regions.rules import RuleErrors, rule_errors
 from linreg.regions.segments import Segment
-from linreg.regions.words import By
 
 __all__ = [
     "Ball",

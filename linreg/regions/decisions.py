@@ -20,13 +20,14 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.graph import Node
-from linreg.operators import Affine, Data, Diagonal, Gate, Selection, rule_for
-from linreg.operators.pooling import MaxPool
-from linreg.operators.reach import Placed
-from linreg.operators.selection import Extremum, Ranked
+from linreg.operators import Affine, Data, Diagonal, Gate, Operator
+from linreg.operators.contest import Contest
+from linreg.operators.each import Each
+from linreg.operators.selection import Extremum
 from linreg.operators.steps import JUMPS, Choice, Step, steps_of
 
-Shapes = Sequence[tuple[int, ...]]
+Shape = tuple[int, ...]
+Inputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,24 +74,33 @@ class Decisions:
         return Decisions(self.plus[chosen], minus, self.kink[chosen], self.sign[chosen], self.unit[chosen])
 
 
-def decisions(node: Node, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions | None:
+def decisions(node: Node, inputs: Inputs, frozen: Affine) -> Decisions | None:
     """What a node decided at inputs (1, *shape) each, where it became `frozen`; None for one that decides nothing.
 
     Raises LinregError for an operator that does not tell.
     """
-    operator = node.operator
-    if isinstance(operator, Affine):
+    if isinstance(node.operator, Affine):
         return None
+    found = _decided(node.operator, inputs, frozen, node.shape)
+    if found is None:
+        raise LinregError(f"{node} does not tell where its piece ends")
+    return found
+
+
+def _decided(operator: Operator, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisions | None:
+    contest = operator.contest(shape)
+    if contest is not None:
+        return _of_contest(contest, inputs[0])
     for kind, rule in RULES.items():
         if isinstance(operator, kind):
-            return rule(operator, inputs, frozen)
-    raise LinregError(f"{node} does not tell where its piece ends")
+            return rule(operator, inputs, frozen, shape)
+    return None
 
 
 # ---- gates ----
 
 
-def _of_gate(gate: Gate, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions:
+def _of_gate(gate: Gate, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisions:
     """z ≥ the kink below it, z ≤ the kink above it; at a kink the frozen piece says which of the two it is."""
     z = inputs[0][0]
     up = on_upper_piece(gate, inputs[0], frozen)[0]
@@ -119,64 +129,22 @@ def on_upper_piece(gate: Gate, z: Tensor, frozen: Affine) -> Tensor:
 # ---- one of several ----
 
 
-def _of_pool(pool: MaxPool, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions:
-    """x_chosen ≥ each other input of the window."""
-    assert isinstance(frozen, Selection)
-    out = tuple(frozen.index.shape[1:])
-    kept = len(pool.shape) - pool.dims
-    plane = prod(pool.shape[kept:])
-    first = torch.arange(prod(pool.shape[:kept])).view(-1, 1) * plane
-    chosen = (first + frozen.index[0].reshape(len(first), -1).cpu()).reshape(-1)
-    windows = _windows(pool, out)  # (positions, c), −1 for none
-    candidates = torch.where(windows >= 0, first[:, :, None] + windows, -1).flatten(0, 1)
-    units, places = ((candidates >= 0) & (candidates != chosen[:, None])).nonzero(as_tuple=True)
-    return _compared(chosen[units], candidates[units, places], 1.0, units, inputs[0])
-
-
-def _windows(pool: MaxPool, out: tuple[int, ...]) -> Tensor:
-    """The inputs of each window in the pooled dimensions laid in a row, (positions, c), filled up with −1."""
-    (follows,) = pool.reach((Placed(pool.shape, frozenset(range(len(pool.shape)))),), out)
-    table = torch.zeros(1, 1, dtype=torch.long)
-    for d in range(len(pool.shape) - pool.dims, len(pool.shape)):
-        reads = (follows or {})[d][1].reads.tocsr()
-        counts = np.diff(reads.indptr)
-        side = torch.full((len(counts), int(counts.max(initial=1))), -1)
-        side[np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(n) for n in counts])] = (
-            torch.from_numpy(reads.indices.astype(np.int64))
-        )
-        left, right = table[:, None, :, None], side[None, :, None, :]
-        table = torch.where((left >= 0) & (right >= 0), left * pool.shape[d] + right, -1)
-        table = table.flatten(2).flatten(0, 1)
-    return table
-
-
-def _of_ranked(ranked: Ranked, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions:
+def _of_contest(contest: Contest, x: Tensor) -> Decisions:
     """What was chosen stays above all that are below it, and below all that are above."""
-    values = _rows(inputs[0], ranked.axes)[0].flatten(0, -2)
-    places = _rows(torch.arange(prod(ranked.before)).view(1, *ranked.before), ranked.axes)[0].flatten(0, -2)
-    chosen = ranked.choose(values)  # (rows, k)
-    size = values.shape[-1]
-    ranks = ranked.choose(torch.arange(size, device=values.device)[None].to(values.dtype))[0]
-    below = torch.stack([_below(values, chosen[:, k], int(rank), ranks) for k, rank in enumerate(ranks)], 1)
-    units = _units(ranked, len(values), chosen.shape[1])
-    rows, outputs, others = (torch.arange(size) != chosen.cpu()[..., None]).nonzero(as_tuple=True)
-    sign = torch.where(below.cpu()[rows, outputs, others], 1.0, -1.0)
-    plus, minus = places[rows, chosen.cpu()[rows, outputs]], places[rows, others]
-    return _compared(plus, minus, sign, units[rows, outputs], inputs[0])
-
-
-def _rows(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """x (N, …) with the axes as one, and last."""
-    rows = x.movedim(tuple(1 + axis for axis in axes), tuple(range(-len(axes), 0))).flatten(-len(axes))
-    return rows if rows.dim() > 2 else rows[:, None]
-
-
-def _units(ranked: Ranked, rows: int, count: int) -> Tensor:
-    """The element of the value that each choice (row, k) makes."""
-    numbers = torch.arange(prod(ranked.after))
-    if count == 1:
-        return numbers.view(rows, 1)
-    return numbers.view(ranked.after).movedim(ranked.axes[0], -1).reshape(rows, count)
+    candidates, contest = contest.candidates, contest.to(x.device)
+    every = torch.arange(len(candidates), device=x.device)
+    rows = contest.rows(x.flatten(1).expand(len(every), -1), every).cpu()
+    chosen = contest.choose(rows)  # (R, k)
+    size = rows.shape[1]
+    if contest.extreme:
+        below = torch.full((*chosen.shape, size), contest.extreme > 0)
+    else:
+        ranks = contest.choose(torch.arange(size)[None].to(rows.dtype))[0]
+        below = torch.stack([_below(rows, chosen[:, k], int(rank), ranks) for k, rank in enumerate(ranks)], 1)
+    rivals = (torch.arange(size) != chosen[..., None]) & (candidates >= 0)[:, None]
+    r, k, m = rivals.nonzero(as_tuple=True)
+    sign = torch.where(below[r, k, m], 1.0, -1.0)
+    return _compared(candidates[r, chosen[r, k]], candidates[r, m], sign, contest.outputs.cpu()[r, k], x)
 
 
 def _below(values: Tensor, chosen: Tensor, rank: int, ranks: Tensor) -> Tensor:
@@ -189,13 +157,13 @@ def _below(values: Tensor, chosen: Tensor, rank: int, ranks: Tensor) -> Tensor:
     return less | (tied & (order <= (rank - less.sum(1))[:, None]))
 
 
-def _of_extremum(extremum: Extremum, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions:
+def _of_extremum(extremum: Extremum, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisions:
     """The one that was chosen is no smaller (no larger) than the other."""
-    chosen = frozen.condition[0].expand(extremum.shape)  # type: ignore[attr-defined]
+    chosen = frozen.condition[0].expand(shape)  # type: ignore[attr-defined]
     sign = torch.where(chosen == extremum.largest, 1.0, -1.0).flatten().cpu()
     first, second = _positions(extremum.shapes)
-    plus, minus = (place.expand(1, *extremum.shape).flatten() for place in (first, second))
-    return _compared(plus, minus, sign, torch.arange(prod(extremum.shape)), inputs[0])
+    plus, minus = (place.expand(1, *shape).flatten() for place in (first, second))
+    return _compared(plus, minus, sign, torch.arange(prod(shape)), inputs[0])
 
 
 def _compared(plus: Tensor, minus: Tensor, sign: Tensor | float, unit: Tensor, like: Tensor) -> Decisions:
@@ -204,7 +172,7 @@ def _compared(plus: Tensor, minus: Tensor, sign: Tensor | float, unit: Tensor, l
     return Decisions(plus, minus, torch.zeros_like(signs), signs, unit)
 
 
-def _positions(shapes: Shapes) -> list[Tensor]:
+def _positions(shapes: Sequence[Shape]) -> list[Tensor]:
     """The places of the elements of each input in the row of them all, (1, *shape) each."""
     starts = np.cumsum([0, *map(prod, shapes)])
     return [torch.arange(prod(s)).view(1, *s) + int(start) for s, start in zip(shapes, starts, strict=False)]
@@ -213,32 +181,29 @@ def _positions(shapes: Shapes) -> list[Tensor]:
 # ---- by comparison ----
 
 
-def _of_choice(choice: Choice, inputs: tuple[Tensor, ...], frozen: Affine) -> Decisions:
-    """Each comparison that the choice is made of keeps its answer."""
+def _of_choice(choice: Choice, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisions | None:
+    """Each comparison that the choice is made of keeps its answer, and each pool whose places it uses its choices."""
     names = [data.name for data in choice.inputs]
-    values = dict(zip(names, inputs, strict=True))
-    places = dict(zip(names, _positions([data.shape for data in choice.inputs]), strict=True))
-    parts = [part for step in steps_of(choice.call) for part in _of_step(step, values, places)]
-    if not parts:
-        raise LinregError(f"operator '{choice.kind}' does not tell where its piece ends")
-    return _joined(parts, prod(choice.call.shape), inputs[0])
+    spots = _positions([data.shape for data in choice.inputs])
+    values, places = dict(zip(names, inputs, strict=True)), dict(zip(names, spots, strict=True))
+    steps = [step for top in steps_of(choice.call) for step in _comparisons(top)]
+    parts = [_of_comparison(step, values, places) for step in steps]
+    pools = zip(choice.deciders(inputs, shape), choice.deciders(tuple(spots), shape), strict=True)
+    for (operator, own, out), (_, there, _) in pools:
+        contest = operator.contest(out)
+        if contest is None:
+            return None
+        local, row = _of_contest(contest, own[0]), there[0].flatten().to(own[0].device)
+        assert local.minus is not None
+        parts.append(Decisions(row[local.plus], row[local.minus], local.kink, local.sign, local.unit))
+    return _joined(parts, prod(shape)) if parts else None
 
 
-def _of_step(step: Step, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> list[Decisions]:
-    call = step.call
-    if call.name in JUMPS and call.data:
-        return [_of_comparison(step, values, places)]
-    found = [part for inner in steps_of(call) for part in _of_step(inner, values, places)]
-    rule = rule_for(call.target)
-    if call.data and rule is not None:  # the places that a max pool found
-        operator, data = rule(call)
-        own = tuple(values[each.name] for each in data)
-        frozen = operator.freeze(*own)
-        local = RULES[MaxPool](operator, own, frozen) if isinstance(operator, MaxPool) else None
-        if local is not None and local.minus is not None:
-            row = torch.cat([places[each.name].flatten() for each in data]).to(own[0].device)
-            found.append(Decisions(row[local.plus], row[local.minus], local.kink, local.sign, local.unit))
-    return found
+def _comparisons(step: Step) -> list[Step]:
+    """The comparisons of data that a step is made of."""
+    if step.call.name in JUMPS and step.call.data:
+        return [step]
+    return [found for inner in steps_of(step.call) for found in _comparisons(inner)]
 
 
 def _of_comparison(step: Step, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Decisions:
@@ -270,7 +235,7 @@ def _of_comparison(step: Step, values: Mapping[str, Tensor], places: Mapping[str
     return Decisions(plus, None if bool((minus < 0).all()) else minus, kink, sign, unit)
 
 
-def _joined(parts: list[Decisions], units: int, like: Tensor) -> Decisions:
+def _joined(parts: list[Decisions], units: int) -> Decisions:
     """One after the other; a comparison of another shape than the value says nothing of one unit: unit 0."""
     minus = None
     if any(part.minus is not None for part in parts):
@@ -281,10 +246,32 @@ def _joined(parts: list[Decisions], units: int, like: Tensor) -> Decisions:
     return Decisions(plus, minus, kink, sign, torch.cat(fitting))
 
 
-RULES: dict[Any, Callable[..., Decisions]] = {
+# ---- of several parts ----
+
+
+def _of_each(each: Each, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisions | None:
+    """Those of every part, one after the other."""
+    sizes = [x[0, 0].numel() for x in inputs]
+    starts = np.cumsum([0, *(x[0].numel() for x in inputs)])
+    found = list[Decisions]()
+    for p in range(each.parts):
+        own = tuple(x[:, p] for x in inputs)
+        part = _decided(each.each, own, each.each.freeze(*own), shape[1:])
+        if part is None:
+            return None
+        row = torch.cat(
+            [torch.arange(size) + int(start) + p * size for size, start in zip(sizes, starts, strict=False)]
+        )
+        row = row.to(own[0].device)
+        minus = None if part.minus is None else torch.where(part.minus < 0, -1, row[part.minus.clamp_min(0)])
+        unit = part.unit + p * prod(shape[1:])
+        found.append(Decisions(row[part.plus], minus, part.kink, part.sign, unit))
+    return _joined(found, prod(shape))
+
+
+RULES: dict[Any, Callable[..., Decisions | None]] = {
     Gate: _of_gate,
-    MaxPool: _of_pool,
-    Ranked: _of_ranked,
     Extremum: _of_extremum,
     Choice: _of_choice,
+    Each: _of_each,
 }

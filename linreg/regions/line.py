@@ -18,8 +18,8 @@ from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given
 from linreg.operators import Affine
+from linreg.regions.meaning import By, check_by
 from linreg.regions.segments import MEMORY, Segment, inputs_of, walk
-from linreg.regions.words import By, check_by
 from linreg.target import Target
 
 LARGE = 2**16  # units of a network that is estimated before a line is begun

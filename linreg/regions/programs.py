@@ -222,11 +222,11 @@ def polytope(
     >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 2, 1, -2, 0.5, 0, 1, 1, 10]), model.parameters())
     >>> lin = linreg.trace(model, torch.ones(1, 2)).linearize(torch.ones(1, 2))
     >>> linreg.regions.polytope(lin, bounds=(-4, 4)).vertices()  # of x₁ ≤ 2 x₂ and x₁ + 2 x₂ + ½ ≥ 0
-    tensor([[ 4.0000,  2.0000],
+    tensor([[-4.0000,  1.7500],
+            [-0.2500, -0.1250],
+            [ 4.0000,  2.0000],
             [ 4.0000,  4.0000],
-            [-4.0000,  4.0000],
-            [-4.0000,  1.7500],
-            [-0.2500, -0.1250]])
+            [-4.0000,  4.0000]])
     """
     region = inequalities(lin, sites)
     rows, columns = region.shape
