@@ -98,6 +98,38 @@ def test_a_sawtooth_of_depth_L_has_2_to_the_L_pieces(depth: int) -> None:
     assert torch.equal(line.slopes(), 2.0**depth * (-1.0) ** torch.arange(2**depth))
 
 
+def test_ten_thousand_points_are_on_their_pieces() -> None:
+    x = drawn(13, 2, 1, 12, 12)
+    check(line_of(convolutional(2), x[:1], x[1:]), points=10_000)
+
+
+class TwoInputs(nn.Module):
+    """Of frames merged with the batch, and of a second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+        self.other = nn.Linear(4, 12)
+
+    def forward(self, video: Tensor, more: Tensor) -> Tensor:
+        frames = self.frames(video.flatten(0, 1)).unflatten(0, (-1, video.shape[1]))
+        return F.relu(frames.flatten(1) - self.other(more)).sum(1, keepdim=True)
+
+
+def test_several_inputs_and_parts_of_an_image() -> None:
+    torch.manual_seed(0)
+    ends = [(drawn(seed, 1, 6, 1, 4, 4), drawn(seed + 1, 1, 4)) for seed in (14, 16)]
+    model = TwoInputs().double()
+    graph = linreg.trace(model, tuple(torch.cat(each) for each in zip(*ends, strict=True)))
+    line = segment(graph, *ends, progress=False)
+    assert len(line) > 20
+    check(line)
+    shares = line.integrated_gradients()
+    change = model(*ends[1]) - model(*ends[0])
+    total = sum(share.sum() for share in shares.values())
+    assert set(shares) == {"video", "more"} and abs(total - change) <= 1e-10
+
+
 def test_what_flips_is_what_two_patterns_tell() -> None:
     x = drawn(1, 2, 1, 12, 12)
     line = line_of(convolutional(), x[:1], x[1:])

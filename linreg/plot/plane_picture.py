@@ -23,10 +23,10 @@ CLASSES = ["#a8cbe8", "#f3c9a5", "#a9d9c5", "#ecc3d9", "#f3eaa2", "#c3e2f5", "#e
 def draw_plane(plane: Plane, colour: Any = "class", ax: Axes | None = None, edges: bool | None = None) -> Axes:
     """The polygons of a plane over u and v. Returns the axes.
 
-    `colour` is "class", the largest output, to the decision boundary; "pattern", a colour for each that only tells neighbours
-    apart; or numbers, one for each polygon (F,): y, a share, what one likes. `edges` says whether the polygons are
-    outlined: up to 5,000 of them, unless it is given. The decision boundary is black. Raises LinregError for numbers
-    that are not as many as polygons.
+    `colour` is "class", the largest output, to the decision boundary; "pattern", a colour for each that only tells
+    neighbours apart; or numbers, one for each polygon (F,): y, a share, what one likes. `edges` says whether the
+    polygons are outlined: up to 5,000 of them, unless it is given. The decision boundary is black. Raises LinregError
+    for numbers that are not as many as polygons.
     """
     if ax is None:
         ax = Figure(figsize=(5.6, 5.2), layout="constrained").add_subplot()

@@ -107,7 +107,7 @@ class Plane:
         return sum_per_image(self.outputs * cotangent(target, self.outputs[:1]))
 
     def classes(self) -> Tensor:
-        """The class with the largest output at the centre of each polygon, (F,); of one output, whether it is above 0."""
+        """The class of the largest output at the centre of each polygon, (F,); of one output, whether it is above 0."""
         means = self.polygons.means(self.outputs.double()).flatten(1)
         return means.argmax(1) if means.shape[1] > 1 else (means[:, 0] > 0).long()
 
