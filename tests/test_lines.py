@@ -19,6 +19,8 @@ import dmbp.along
 import linreg
 from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
+from dmbp.plot.along_picture import draw_along
+from linreg.plot import draw_rule_errors, draw_rules
 from linreg.regions import Segment, density, disagreements, estimate, rule_errors, segment
 from linreg.regions.line import LARGE
 from linreg.regions.rules import RULES, gaps
@@ -316,6 +318,8 @@ def test_the_split_along_a_line_is_that_at_each_point(unmasked: str) -> None:
     line = line_of(perceptron(5, 9, 9, 3), x[:1], x[1:])
     masks = {node.name: torch.rand(1, *node.shape, dtype=D) for node in line.graph.nodes if node.is_gate}
     parts = dmbp.along.along(line, masks, 1, unmasked, size=4)
+    drawn_lines = draw_along(parts).get_lines()
+    assert np.array_equal(drawn_lines[1].get_ydata()[0::3], parts.positive[:, 0].numpy())
     t = torch.rand(40, dtype=D)
     k = line.piece(t)
     each = {site: mask.expand(40, *mask.shape[1:]) for site, mask in masks.items()}
@@ -324,3 +328,17 @@ def test_the_split_along_a_line_is_that_at_each_point(unmasked: str) -> None:
     for name in ("y", "positive", "negative", "nuisance", "unmasked"):
         ends = getattr(parts, name)[k]
         assert torch.allclose(torch.lerp(ends[:, 0], ends[:, 1], place), getattr(split, name), atol=1e-10), name
+
+
+def test_pictures_of_a_line_show_its_numbers() -> None:
+    x = drawn(18, 2, 5)
+    line = line_of(perceptron(5, 9, 3), x[:1], x[1:])
+    ax = line.draw(1)
+    ends = torch.stack(line.scores(1), 1).flatten()
+    assert np.array_equal(ax.get_lines()[0].get_ydata(), ends.numpy())
+    steps = range(2, 40)
+    drawn_gaps = draw_rules(line, 1, steps, ["left"]).get_lines()[0].get_ydata()
+    change = abs(float(ends[-1] - ends[0]))
+    assert np.allclose(drawn_gaps, gaps(line, 1, steps, "left").abs().numpy() / change)
+    errors = rule_errors(line, 1, (3, 9))
+    assert draw_rule_errors(errors).get_lines()[0].get_ydata().tolist() == errors.distance.tolist()
