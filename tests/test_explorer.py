@@ -319,7 +319,7 @@ def test_the_command_line_writes_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = Path(json.loads(capsys.readouterr().out)["page"])
     value = read(page)
     assert page.parent == tmp_path and page.name == "digit-pair-0-digit-pairs-3.html"
-    assert value["about"]["title"] == "Why “3”?\ndigit-pairs at digit-pair:0"
+    assert value["about"]["title"] == "Why 3?\ndigit-pairs at digit-pair:0"
     assert [kept["at"] for kept in value["inputs"][0]["snapshots"]] == [0, 1, 2, 3, 4]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import dmbp
 from dmbp.analysis import carries
 from dmbp.datasets import sample_pairs
+from dmbp.explorer import site_channels as site_channels  # the page's lines of Python name it
 from dmbp.models import load_model
 
 api = pytest.importorskip("playwright.sync_api", reason="needs the extra: browser")
@@ -35,6 +36,10 @@ SEEN = """Object.fromEntries([...document.querySelectorAll("#site .choose").keys
     return [state.chosen, Number(document.querySelector("#site .seen .number").dataset.value)];
 }))"""
 VALUES = "(selector) => [...document.querySelectorAll(selector)].map((each) => Number(each.dataset.value))"
+LINES_OF_PYTHON = (
+    "[...document.querySelectorAll('.number')].map((each) => [each.dataset.python, each.dataset.value])"
+    ".filter(([python]) => python)"
+)
 EACH_NUMBER = "document.querySelectorAll('.number').forEach((each) => each.click())"
 HEADERS = ["age", "height", "weight", "income", "a name that is much too long for its column"]
 
@@ -174,6 +179,14 @@ def check_sites(window: Window, result: dmbp.Result, image: int) -> None:
             near(beside, by_choice["whole"], sum(map(abs, terms)) + 1e-3)
 
 
+def check_python(window: Window, result: dmbp.Result) -> None:
+    """The line of Python of each number gives that number."""
+    lines = dict(window.js(LINES_OF_PYTHON))
+    assert len(lines) > 30
+    for line, value in lines.items():
+        near(float(eval(line, {"dmbp": dmbp, "result": result, "sum": sum})), float(value), 10 + 10 * abs(float(value)))
+
+
 def drive(window: Window) -> None:
     """Every control there is, twice over: as far as it goes, and back."""
     page = window.page
@@ -192,7 +205,7 @@ def drive(window: Window) -> None:
         page.locator(f"#{name}").select_option(index=0)
     window.choose("part-both")
     for name in ("tool", "column", "frame", "feature", "choose", "sorter"):
-        window.js(f"document.querySelectorAll('button.{name}').forEach((button) => button.click())")
+        window.js(f"document.querySelectorAll('button.{name}:not(#play)').forEach((button) => button.click())")
     if page.locator("#play").count():
         page.locator("#play").click()
         page.wait_for_function("document.getElementById('play').timer && state.at < lastIteration()")
@@ -235,6 +248,10 @@ def test_the_digit_pair(window: Window, digits: tuple[dmbp.Result, Path]) -> Non
         window.choose(f"part-{part}")
         near(window.number("#map-sum"), result.shares[part].complete[0].sum().item(), 200)
     check_sites(window, result, 0)
+    check_python(window, result)
+    window.page.locator(".column[data-node='blocks.1.residual.0.1']").click()
+    check_python(window, result)
+    window.page.locator(".column.masked").first.click()
     window.choose("kind-paper")
     window.choose("part-positive")
     canvas = window.page.locator("#map-view canvas")
@@ -263,6 +280,7 @@ def test_a_table(window: Window, table: tuple[dmbp.Result, Path]) -> None:
     window.open(path)
     check_sums(window, result, 2)
     check_sites(window, result, 2)
+    check_python(window, result)
     order = result.attribution[2].abs().argsort(descending=True).tolist()
     shown = window.page.locator("#map-view .feature:not(.head) .name").all_inner_texts()
     assert shown == [HEADERS[place] for place in order]
@@ -283,6 +301,7 @@ def test_several_inputs_and_a_file_without_network(window: Window, tmp_path: Pat
         near(window.number("#map-sum"), wanted, 1)
         near(window.js("total(shownMap().values)"), wanted, 1)
     check_sites(window, result, 0)
+    check_python(window, result)
     drive(window)
     check_copies(window)
     window.open(dmbp.load(result.save(tmp_path / "two.npz")).to_html(tmp_path / "loaded.html"))

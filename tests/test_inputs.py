@@ -388,6 +388,29 @@ def test_many_images_are_explained_as_one_is(name: str, tmp_path: Path) -> None:
                 torch.testing.assert_close(ours, theirs, **EXACT)
 
 
+def test_what_is_one_for_all_may_be_as_long_as_the_images_are_many() -> None:
+    """Of a module too: what its size alone does not tell, the network does. Lengths of the images stay their own."""
+
+    class Columns(nn.Module):
+        def forward(self, x: Tensor, on: Tensor) -> Tensor:
+            return torch.relu(x) @ torch.diag(on) + x.sum(1, keepdim=True)
+
+    class Lengths(nn.Module):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            return torch.relu(x) * (torch.arange(3) < lengths[:, None]) + x.sum(1, keepdim=True)
+
+    x = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()
+    for model, fixed in ((Columns(), torch.tensor([1.0, 0.5, 2.0]).double()), (Lengths(), torch.tensor([1, 3, 2]))):
+        expected = model(x, fixed)[:, 1].tolist()
+        for batch_size in (2, 3):
+            name = "on" if isinstance(model, Columns) else "lengths"
+            given = {"x": x, name: fixed}
+            found = list(
+                dmbp.explain_all(model, given, 1, fixed=name, iterations=2, batch_size=batch_size, progress=False)
+            )
+            assert [one.y for one in found] == pytest.approx(expected)
+
+
 def test_each_picture_is_drawn() -> None:
     case, _model, graph = traced("two images")
     values = case.values(1, 2)

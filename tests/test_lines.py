@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def line_of(model: nn.Module, a: Tensor, b: Tensor, **options: object) -> Segmen
 
 def perceptron(*sizes: int, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    layers = [part for m, n in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(m, n), nn.ReLU())]
+    layers = [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), nn.ReLU())]
     return nn.Sequential(*layers[:-1]).double()
 
 
@@ -250,7 +251,7 @@ def test_an_estimate_holds_what_is_there() -> None:
 def test_what_is_too_long_is_said_before_it_is_begun() -> None:
     images = sample_pairs().images
     graph = linreg.trace(pretrained("digit-pairs"), images[:2])
-    with pytest.raises(linreg.LinregError, match="about .* pieces .* limit is 100"):
+    with pytest.raises(linreg.LinregError, match=r"about .* pieces .* limit is 100"):
         segment(graph, images[:1], images[1:2], limit=100)
     assert sum(node.is_gate for node in graph.nodes) and LARGE < 10**6
     small = linreg.trace(perceptron(3, 50, 2), torch.zeros(2, 3, dtype=D))

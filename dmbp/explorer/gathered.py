@@ -11,6 +11,7 @@ import numpy as np
 
 from dmbp.account import LINES, and_more
 from dmbp.explorer.packing import Pack
+from dmbp.explorer.site_channels import shown_of
 from dmbp.explorer.strip import network
 from dmbp.explorer.views import described, views
 from dmbp.result import Result
@@ -19,9 +20,10 @@ from dmbp.verdict import Verdict
 from linreg import __version__
 from linreg.target import sum_per_image
 
-ROOM = 3_450_000  # bytes of all arrays and pictures; with base64, code and tables a page stays below 5 MB
-FOR_INPUTS = 0.7  # of them; what is left of it, and the rest, is for the maps of channels
-OWN_NAMES = 900_000  # characters of tables of names and numbers, beyond which arrays must be fewer
+PAGE = 4_740_000  # characters of a page without its code: 5 MB less some air
+OF_NODE, OF_CHANNEL = 260, 340  # characters of the numbers of one, about
+LEAST = 400_000  # bytes of arrays, however many names there are
+FOR_INPUTS = 0.7  # of the bytes of arrays; what is left of it, and the rest, is for the maps of channels
 
 
 def gathered(
@@ -37,7 +39,7 @@ def gathered(
     value: dict[str, Any] = {"about": _about(result, image, title), **_numbers(result, image)}
     value["verdict"] = _told(verdict)
     value["ledger"] = _ledger(result, image)
-    room = ROOM - max(0, len(json.dumps(value["ledger"])) * 3 - OWN_NAMES)
+    room = _room(result, len(json.dumps(value["ledger"], ensure_ascii=False)))
     value["history"] = {part: pack.add(steps[:, image].numpy(force=True)) for part, steps in result.history.items()}
     inputs = views(result)
     for view in inputs:
@@ -48,6 +50,16 @@ def gathered(
         )
     value["network"] = network(result, image, pack, room - pack.size) if isinstance(result.account, Split) else None
     return plain(value), pack
+
+
+def _room(result: Result, ledger: int) -> float:
+    """How many bytes arrays and pictures may take: base64 makes four characters of three bytes."""
+    text = ledger
+    if isinstance(result.account, Split):
+        sites = len(result.masks)
+        channels = 2 * sites * (shown_of(sites) + 1)
+        text += OF_NODE * len(result.split.lin.graph.nodes) + OF_CHANNEL * channels
+    return max(LEAST, (PAGE - text) * 3 / 4)
 
 
 def _about(result: Result, image: int, title: str) -> dict[str, Any]:
@@ -106,7 +118,7 @@ def _ledger(result: Result, image: int) -> list[dict[str, Any]]:
     for name in own["y"]:
         label = f"∇ · {name}" if layout.several else "∇ · x"
         shares = {line: sum_per_image(own[line][name])[image].item() for line in LINES}
-        rows.append({"term": label, "kind": "input", "node": "input", "placed": True, **shares})
+        rows.append({"term": label, "kind": "input", "node": "input", "of": name, "placed": True, **shares})
     terms = result.split.ledger("y").terms if isinstance(result.account, Split) else ()
     whole = result.shares["y"]
     for place, label in enumerate(whole.labels):

@@ -32,7 +32,7 @@ def draw_plane(plane: Plane, colour: Any = "class", ax: Axes | None = None, edge
         ax = Figure(figsize=(5.6, 5.2), layout="constrained").add_subplot()
     rings = [plane.polygon(f).numpy() for f in range(len(plane))]
     outlined = len(plane) <= 5000 if edges is None else edges
-    filled = PolyCollection(rings, edgecolors=INK if outlined else "face", linewidths=0.25 if outlined else 0.1)  # type: ignore[arg-type]
+    filled = PolyCollection(rings, edgecolors=INK if outlined else "face", linewidths=0.25 if outlined else 0.1)
     if isinstance(colour, str) and colour in ("class", "pattern"):
         numbers = plane.classes().cpu() if colour == "class" else torch.arange(len(plane)) * 7
         filled.set(array=numbers.numpy() % len(CLASSES), cmap=ListedColormap(CLASSES), clim=(-0.5, len(CLASSES) - 0.5))

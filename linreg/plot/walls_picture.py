@@ -53,19 +53,19 @@ def _name(label: Label) -> str:
 
 
 @own_settings()
-def draw_region(region: Polytope, ax: Axes | None = None, names: bool = True) -> Axes:
+def draw_region(region: Polytope, ax: Axes | None = None, names: bool = True, ball: bool = True) -> Axes:
     """The region of a network with two inputs: its corners, its walls by the units they belong to, its largest ball.
 
-    Raises LinregError as `Polytope.vertices`.
+    `names` and `ball` say whether the last two are drawn. Raises LinregError as `Polytope.vertices`.
     """
     corners = region.vertices().double().numpy(force=True)
     if ax is None:
         ax = Figure(figsize=(5.4, 5.0), layout="constrained").add_subplot()
     ax.add_patch(Polygon(corners, fc=PALE_BLUE, ec=INK, alpha=0.45, lw=1.5))
-    ball, x = region.ball, region.region.lin.input[0].double().numpy(force=True)
-    if np.isfinite(ball.radius):
-        centre = ball.centre.double().numpy(force=True)
-        ax.add_patch(Circle((centre[0], centre[1]), ball.radius, fill=False, ec=BLUE, lw=1.2))
+    x = region.region.lin.input[0].double().numpy(force=True)
+    if ball and np.isfinite(region.ball.radius):
+        centre = region.ball.centre.double().numpy(force=True)
+        ax.add_patch(Circle((centre[0], centre[1]), region.ball.radius, fill=False, ec=BLUE, lw=1.2))
         ax.plot(*centre, "+", color=BLUE, ms=8)
     ax.plot(*x, "o", color="white", mec="black", ms=8)
     for place in region.facets if names else ():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from linreg.operators.base import Operator
 from linreg.operators.contest import Contest
-from linreg.regions.changes import chosen, noise
+from linreg.regions.changes import BLOCK, chosen, noise
 from linreg.regions.polygons import Born, Polygons, hull
 
 CONVEX = 1e-9  # of their area, by which parts may miss their convex hull
@@ -37,7 +37,7 @@ def cut_by_contest(
         flat = x.flatten(1).cpu()
         levels = flat[rings.clamp_min(0), ahead[:, None]] - flat[rings.clamp_min(0), behind[:, None]]
         before = len(old)
-        old, born, crossed = old.cut(which, levels, zero)
+        old, born, crossed = old.cut(which, levels, zero, shared=False)
         check(len(old))
         x = born.at(flat.to(x.device)).view(-1, *shape)
         steps.append(born)
@@ -51,28 +51,38 @@ def _contested(polygons: Polygons, contest: Contest, flat: Tensor, zero: float) 
     In the order that the candidates have at the centre of a polygon, their values at a corner rise nowhere by more than
     rounding, unless two of them change places on the way to it. Of an extreme only the first of the order counts.
     """
-    flat = flat.cpu()
+    candidates = contest.candidates
+    size = max(1, BLOCK // max(1, polygons.rings.shape[1] * candidates.numel()))
+    found = [
+        _contested_of(polygons.some(part), contest, flat.cpu(), zero, part)
+        for part in torch.arange(len(polygons)).split(size)
+    ]
+    which, ahead, behind = (torch.cat(each) for each in zip(*found, strict=True))
+    return which, ahead, behind
+
+
+def _contested_of(
+    polygons: Polygons, contest: Contest, flat: Tensor, zero: float, numbers: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a few polygons, which have these numbers."""
+    (count, width), (contests, most) = polygons.rings.shape, contest.candidates.shape
     sign = -1 if contest.extreme < 0 else 1
-    every = torch.arange(len(contest.candidates))
-    centre = polygons.means(flat)
-    which, ahead, behind = list[int](), list[int](), list[int]()
-    for f in range(len(polygons)):
-        ring = polygons.rings[f][polygons.rings[f] >= 0]
-        rows = sign * contest.rows(centre[f].expand(len(every), -1), every)
-        order = rows.sort(dim=1, descending=True, stable=True).indices  # (R, M)
-        places = contest.candidates.gather(1, order)
-        values = flat[ring][:, places.clamp_min(0)] * sign  # (corners, R, M)
-        values = values.masked_fill(places < 0, -torch.inf)
-        first = values[..., :1] if contest.extreme else values[..., :-1]
-        rise = (values[..., 1:] - first).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-        if not rise.numel() or not (rise > zero).any():
-            continue
-        _, r, m = (int(n) for n in torch.unravel_index(rise.argmax(), rise.shape))
-        which.append(f)
-        ahead.append(int(places[r, 0 if contest.extreme else m]))
-        behind.append(int(places[r, m + 1]))
-    return torch.tensor(which, dtype=torch.long), torch.tensor(ahead, dtype=torch.long), torch.tensor(
-        behind, dtype=torch.long)  # fmt: skip
+    every = torch.arange(contests)
+    rows = contest.rows(polygons.means(flat).repeat_interleave(contests, 0), every.repeat(count))
+    order = (sign * rows).sort(dim=1, descending=True, stable=True).indices
+    places = contest.candidates.repeat(count, 1).gather(1, order).view(count, 1, contests * most)
+    values = sign * flat[polygons.rings.clamp_min(0)].gather(2, places.clamp_min(0).expand(-1, width, -1))
+    values = values.masked_fill(places < 0, -torch.inf).view(count, width, contests, most)
+    first = values[..., :1] if contest.extreme else values[..., :-1]
+    rise = (values[..., 1:] - first).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+    rise = rise.masked_fill(~polygons.valid[:, :, None, None], -torch.inf).flatten(1)
+    if not rise.shape[1]:
+        return numbers[:0], numbers[:0], numbers[:0]
+    largest, at = rise.max(1)
+    (which,) = (largest > zero).nonzero(as_tuple=True)
+    r, m = at[which] // (most - 1) % contests, at[which] % (most - 1)
+    places = places.view(count, contests, most)
+    return numbers[which], places[which, r, 0 if contest.extreme else m], places[which, r, m + 1]
 
 
 def _together(polygons: Polygons, parts: Polygons, picked: Tensor) -> Polygons:

@@ -80,17 +80,18 @@ class Polygons:
         rings[self.valid] = torch.arange(len(vertex))
         return replace(self, places=self.places[vertex], rings=rings), vertex
 
-    def cut(self, which: Tensor, levels: Tensor, zero: float) -> tuple[Polygons, Born, Tensor]:
+    def cut(self, which: Tensor, levels: Tensor, zero: float, shared: bool) -> tuple[Polygons, Born, Tensor]:
         """Cut some polygons where a level, (n, W) at the corners of each of them, changes its sign.
 
-        Returns all polygons, the new vertices, and which of the n are cut: one side stays in its place, the other comes
-        last. What is within `zero` of 0 counts as 0.
+        The level is `shared` if it is the same number for all polygons at a corner. What is within `zero` of 0 counts
+        as 0. Returns all polygons, the new vertices, and which of the n are cut: one side stays in its place, the other
+        comes last.
         """
         rings = self.rings[which]
         valid = rings >= 0
         sign = ((levels > zero).to(torch.int8) - (levels < -zero).to(torch.int8)).masked_fill(~valid, 0)
         following = _following(valid)
-        sign = self._through_corners(rings, levels, sign, following)
+        sign = self._through_corners(rings, levels, sign, following, shared)
         crossed = (sign > 0).any(1) & (sign < 0).any(1)
         rings, levels, sign, following = rings[crossed], levels[crossed], sign[crossed], following[crossed]
         ahead = rings.gather(1, following)
@@ -110,17 +111,24 @@ class Polygons:
         parent = torch.cat([self.parent, self.parent[where]])
         return Polygons(places, torch.cat([kept, parts[len(where) :]]), parent), born, crossed
 
-    def _through_corners(self, rings: Tensor, levels: Tensor, sign: Tensor, following: Tensor) -> Tensor:
-        """The signs, 0 for a vertex that an edge is cut next to, in all polygons that have it."""
+    def _through_corners(self, rings: Tensor, levels: Tensor, sign: Tensor, following: Tensor, shared: bool) -> Tensor:
+        """The signs, 0 at a corner that an edge is cut next to: of this polygon, or of all that share the level."""
         over = sign * sign.gather(1, following) < 0
         if not over.any():
             return sign
-        near, far = rings[over], rings.gather(1, following)[over]
-        start, end = levels[over].double(), levels.gather(1, following)[over].double()
-        length = (self.places[near] - self.places[far]).norm(dim=1)
+        row, near = over.nonzero(as_tuple=True)
+        far = following[row, near]
+        start, end = levels[row, near].double(), levels[row, far].double()
+        length = (self.places[rings[row, near]] - self.places[rings[row, far]]).norm(dim=1)
         place = start / (start - end)
-        met = torch.cat([near[place * length <= NEAREST], far[(1 - place) * length <= NEAREST]])
-        return sign.masked_fill(torch.isin(rings, met), 0) if len(met) else sign
+        at_near, at_far = place * length <= NEAREST, (1 - place) * length <= NEAREST
+        if not (at_near | at_far).any():
+            return sign
+        sign = sign.clone()
+        sign[row[at_near], near[at_near]] = 0
+        sign[row[at_far], far[at_far]] = 0
+        met = torch.cat([rings[row[at_near], near[at_near]], rings[row[at_far], far[at_far]]])
+        return sign.masked_fill(torch.isin(rings, met), 0) if shared else sign
 
     def areas(self) -> Tensor:
         """The area of each polygon, (F,)."""
@@ -149,7 +157,7 @@ def cut_by_levels(polygons: Polygons, levels: Tensor, zero: float, check: Callab
         above, below = ((sign[old.rings] & old.valid).any(1) for sign in (own > zero, own < -zero))
         which = (above & below).nonzero()[:, 0]
         if len(which):
-            old, born, _ = old.cut(which, own[old.rings[which].clamp_min(0)], zero)
+            old, born, _ = old.cut(which, own[old.rings[which].clamp_min(0)], zero, shared=True)
             levels = born.at(levels)
             steps.append(born)
     return replace(old, parent=polygons.parent[old.parent]), steps, old.parent

@@ -1,9 +1,9 @@
 """How far Integrated Gradients in m steps are from the exact ones: an answer for each rule and each m.
 
 A rule takes gradients at m places t_i and weighs them: (b − a) ⊙ Σ_i w_i ∇y(t_i). The exact value is a sum over pieces,
-`Segment.integrated_gradients`. Two errors are told: the *gap*, by which the sum over the input misses y(b) − y(a), which
-is what users see as a "convergence delta"; and the *distance* of the maps, ‖IG_m − IG‖₁ / ‖IG‖₁, which they do not see,
-and which is not small because the gap is.
+`Segment.integrated_gradients`. Two errors are told. The *gap*, by which the sum over the input misses y(b) − y(a), is
+what users see as a "convergence delta". The *distance* of the maps, ‖IG_m − IG‖₁ / ‖IG‖₁, they do not see, and it is
+not small because the gap is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Nodes = tuple[Tensor, Tensor]  # places and weights, (m,) each, float64
 
 @dataclass(frozen=True, eq=False)
 class RuleErrors:
-    """For each number of `steps` the `gap` Σ IG_m − (y(b) − y(a)), signed, and the `distance` of the maps; by a `rule`."""
+    """For each number of `steps` of a `rule` the `gap`, Σ IG_m − (y(b) − y(a)), and the `distance` of the maps."""
 
     rule: str
     steps: tuple[int, ...]
@@ -37,7 +37,7 @@ def rule_errors(
 ) -> RuleErrors:
     """The errors of a rule in m steps for each of several m, against the exact Integrated Gradients on a line.
 
-    The rules, as Captum has them: "left", "right", "middle" and "trapezoid" with m places, and "gauss" (Gauss–Legendre).
+    The rules have m places each, as in Captum: "left", "right", "middle", "trapezoid" and "gauss" (Gauss–Legendre).
     Raises LinregError for another, for fewer than two steps, and for a line that was broken off.
     """
     if rule not in RULES:

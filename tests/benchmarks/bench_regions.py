@@ -1,9 +1,9 @@
 """What a line and a plane cost, against plain forward passes on as many points.
 
-`python tests/benchmarks/bench_regions.py` takes digit pairs, whole; `--model SPEC`, as for `dmbp explain`, with
-`--photo` from a black picture to a photo. `--pieces` is about how long a stretch of a line is. Each row is one run on this
-machine: pieces, seconds of the walk, seconds of the model itself on as many points, by its fastest batch size, ratio.
-Times are those of this process, so that others on the machine disturb them less.
+`python tests/benchmarks/bench_regions.py` takes digit pairs, whole. `--model SPEC`, as for `dmbp explain`, goes from a
+black picture to a `--photo`, and `--pieces` says how many pieces, about, a stretch of the line has. Each row is one run
+on this machine: pieces, seconds of the walk, seconds of the model itself on as many points, by its fastest batch size,
+and their ratio. Times are those of this process, so that others on the machine disturb them less.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ function drawFilm() {
     return;
   }
   film.classList.toggle("flat", input.kind === "signal");
-  const limit = limitFor(input, "paper", "both");
+  const limit = snapshotLimit(input);
   const shown = snapshotAt(input, state.at);
   film.replaceChildren(...input.snapshots.map((kept) => {
     const [height, width] = (input.kind === "signal" ? [1, input.axes[0]] : input.axes.slice(-2)).map((size) => Math.ceil(size / kept.block));

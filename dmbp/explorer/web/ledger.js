@@ -66,7 +66,7 @@ function moreButton(count) {
 
 function ledgerRow(row, step, across) {
   const python = row.kind === "input"
-    ? `result.shares["${state.line}"].input_share[${data.about.image}]`
+    ? `${named(`dmbp.account.elementwise(result.account, "${state.line}")`, { several: data.inputs.length > 1, name: row.of })}[${data.about.image}].sum()`
     : `result.shares["${state.line}"].terms[result.shares["${state.line}"].labels.index("${row.term}"), ${data.about.image}]`;
   const name = make("th", { scope: "row", title: row.term }, row.term);
   if (!row.placed) {

@@ -73,18 +73,17 @@ function drawMap() {
   const input = theInput();
   const shown = shownMap();
   mapView.draw({ ...shown, mix: state.mix });
-  const line = document.getElementById("map-sum");
+  const told = document.getElementById("map-sum");
   const figures = (value, python) => number(value, python, { signed: true });
   if (shown.snapshot) {
     const python = `${named(`result.snapshots[${shown.snapshot.at}]`, input)}[${data.about.image}]`;
-    line.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
+    told.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
     return;
   }
-  const whole = state.part === "both" && data.about.loss !== "none" ? data.scores.positive + data.scores.negative : data.scores[state.part === "both" ? "y" : state.part];
-  const python = pythonOf(input, state.kind, state.part);
+  const line = lineOf(state.part);
   const of = state.channel === "all" ? "" : ` in ${channelName(input, Number(state.channel))}`;
-  const wholePython = state.part === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${state.part}"]`;
-  line.replaceChildren(`Here: ${PART_TOLD[state.part]}${of}. Sum `, figures(shown.sum, `${python}.sum()`), ` of ${LINES[state.part]} = `, figures(whole, `${wholePython}[${data.about.image}]`), ".", scaleOf(shown, input));
+  const python = state.channel === "all" ? `${pythonOf(input, state.kind, state.part)}.sum()` : "";
+  told.replaceChildren(`Here: ${PART_TOLD[line]}${of}. Sum `, figures(shown.sum, python), ` of ${LINES[line]} = `, figures(scoreOf(line), scorePython(line)), ".", scaleOf(shown, input));
 }
 
 // The scale of colours: what full colour stands for.
@@ -108,9 +107,8 @@ function drawReading() {
   }
   const rows = Object.keys(LINES).map((part) => {
     const cells = ["paper", "complete"].filter((kind) => input.maps[kind].y).map((kind) => {
-      const values = mapOf(input, kind, part);
-      const at = blockIndex(state.pixel, input.axes, input.block);
-      return make("td", {}, number(values[at], input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
+      const value = valueAt(input, kind, part, blockIndex(state.pixel, input.axes, input.block));
+      return make("td", {}, number(value, input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
     });
     const by = input.channels ? channelValues(input, part) : [];
     return make("tr", {}, make("th", { scope: "row" }, LINES[part]), ...cells, ...by);
@@ -119,6 +117,12 @@ function drawReading() {
   const channelNames = input.channels ? Array.from({ length: Math.min(4, input.shape[0]) }, (_, c) => channelName(input, c)) : [];
   const head = make("tr", {}, make("th", {}, ""), ...[...kinds, ...channelNames].map((name) => make("th", { scope: "col" }, name)));
   reading.replaceChildren(make("p", {}, make("b", {}, placeName(input)), ...givenValues(input)), make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+}
+
+function valueAt(input, kind, part, place) {
+  const maps = input.maps[kind];
+  const line = lineOf(part);
+  return line === "both" ? maps.positive.values[place] + maps.negative.values[place] : maps[line].values[place];
 }
 
 // The paper's map by channel, where it is kept: of evidence for, against, and both.

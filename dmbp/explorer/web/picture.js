@@ -179,6 +179,7 @@ function zoomBy(view, factor, about = null) {
 function moveTo(view, x, y, zoom = view.zoom) {
   const half = [view.width, view.height].map((size) => size / 2 / zoom);
   view.zoom = zoom;
+  view.canvas.style.touchAction = zoom > 1 ? "none" : "pan-y"; // one finger scrolls the page, or moves what is enlarged
   view.x = Math.min(view.width - half[0], Math.max(half[0], x));
   view.y = Math.min(view.height - half[1], Math.max(half[1], y));
   paint(view);

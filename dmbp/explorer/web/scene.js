@@ -67,11 +67,20 @@ function snapshotAt(input, iteration) {
   return iteration < lastIteration() && before.length ? before[before.length - 1] : null;
 }
 
+// Maps on the way are on one scale, that of the last: so they are seen to grow.
+function snapshotLimit(input) {
+  const key = `${input.name} snapshots`;
+  if (!limits.has(key)) {
+    limits.set(key, limitOf(input.snapshots.at(-1).values));
+  }
+  return limits.get(key);
+}
+
 // What the map panel shows now.
 function shownMap() {
   const input = theInput();
   const snapshot = snapshotAt(input, state.at);
-  const limit = limitFor(input, snapshot ? "paper" : state.kind, snapshot ? "both" : state.part);
+  const limit = snapshot ? snapshotLimit(input) : limitFor(input, state.kind, state.part);
   if (snapshot) {
     return { values: snapshot.values, block: snapshot.block, limit, sum: snapshot.sum, snapshot };
   }
@@ -89,6 +98,20 @@ function shownMap() {
 
 function named(python, input) {
   return input.several ? `${python}["${input.name}"]` : python;
+}
+
+// The part that a map is of: with loss "none" nothing is set aside, and both together are all of y.
+function lineOf(part) {
+  return part === "both" && data.about.loss === "none" ? "y" : part;
+}
+
+function scorePython(line) {
+  const whole = line === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${line}"]`;
+  return `${whole}[${data.about.image}]`;
+}
+
+function scoreOf(line) {
+  return line === "both" ? data.scores.positive + data.scores.negative : data.scores[line];
 }
 
 // The line that gives a map, as the page shows it: summed over channels.

@@ -1,5 +1,7 @@
 // One operator: its numbers, and of a site the channels that carry most, with what each of them sees of the input.
 
+const CHANNELS = "dmbp.explorer.site_channels";
+
 const SIDE_TOLD = {
   positive: { sign: "⁺", word: "for", mask: "σ", whole: "∇⁺ ⊙ x" },
   negative: { sign: "⁻", word: "against", mask: "1 − σ", whole: "∇⁻ ⊙ x" },
@@ -23,7 +25,7 @@ function drawSite() {
     change({ side, chosen: site[side].shown[0]?.channel ?? "all" }, "site");
     document.getElementById(`side-${side}`).focus();
   });
-  const left = make("div", { class: "channels" }, siteText(node, site), switcher, channelTable(site), siteSum(site));
+  const left = make("div", { class: "channels" }, siteText(node, site), switcher, channelTable(site), siteSum(site), make("div", { class: "take" }, said(csv(channelRows(site[state.side])), "Copy channels")));
   const right = make("div", { class: "seen" });
   place.replaceChildren(head, make("div", { class: "two" }, left, right));
   drawSeen(site, right);
@@ -35,7 +37,8 @@ function operatorText(node) {
     line.append(`Its gate is open at ${percent(node.open)} of its units. `);
   }
   if (node.constants) {
-    line.append("Its constants give ", number(node.constants.y, "", { signed: true }), " to y, of it ", number(node.constants.positive, "", { signed: true }), " to y⁺ and ", number(node.constants.negative, "", { signed: true }), " to y⁻.");
+    const given = (part) => number(node.constants[part], `result.split.ledger("${part}").by_node()["${node.name}"][${data.about.image}]`, { signed: true });
+    line.append("Its constants give ", given("y"), " to y, ", given("positive"), " to y⁺ and ", given("negative"), " to y⁻.");
   } else {
     line.append("It has no constants.");
   }
@@ -54,15 +57,14 @@ function siteText(node, site) {
 function channelTable(site) {
   const { sign, mask, word } = SIDE_TOLD[state.side];
   const side = site[state.side];
-  if (!side.shown.length) {
-    return make("p", { class: "quiet" }, `No channel of this site speaks ${word === "for" ? "for" : "against"} the score.`);
-  }
   const heads = ["channel", `part of y${sign}`, `value h${sign}`, `mask ${mask}`, `gradient g${sign}`];
   const rows = side.shown.map((channel) => {
     const name = make("button", { type: "button", class: "choose", "aria-pressed": String(state.chosen === channel.channel) }, String(channel.channel));
     name.addEventListener("click", () => chooseChannel(channel.channel));
-    const cells = [[channel.part, true], [channel.value, false], [channel.mask, false], [channel.gradient, true]];
-    const row = make("tr", { class: state.chosen === channel.channel ? "chosen" : "" }, make("td", {}, name), ...cells.map(([value, signed]) => make("td", {}, number(value, "", { signed, figures: 3 }))));
+    const means = (name) => `${passingPython()}.means(${data.about.image})["${name}"][${channel.channel}]`;
+    const part = `${passingPython()}.channels(${data.about.image})[${channel.channel}]`;
+    const cells = [[channel.part, true, part], [channel.value, false, means("value")], [channel.mask, false, means("mask")], [channel.gradient, true, means("gradient")]];
+    const row = make("tr", { class: state.chosen === channel.channel ? "chosen" : "" }, make("td", {}, name), ...cells.map(([value, signed, python]) => make("td", {}, number(value, python, { signed, figures: 3 }))));
     row.addEventListener("click", (event) => event.target.closest("button") ?? chooseChannel(channel.channel));
     return row;
   });
@@ -74,10 +76,29 @@ function channelTable(site) {
     rows.push(make("tr", { class: state.chosen === "others" ? "chosen" : "" }, make("td", {}, name), make("td", {}, number(part, "", { signed: true, figures: 3 })), make("td", { colspan: 3 }, "")));
   }
   const positions = total1(data.network.nodes.find((node) => node.name === state.site).shape.slice(1));
-  const caption = positions > 1
+  const none = side.shown.length ? "" : `No channel of this site speaks ${word} the score. `;
+  const caption = none + captionOf(positions);
+  return make("div", { class: "table" }, make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows)));
+}
+
+function passingPython() {
+  return `${CHANNELS}.passing(result.split, "${state.side}")["${state.site}"]`;
+}
+
+function seenPython(channel) {
+  return `${CHANNELS}.seen(result.split, "${state.side}", ${passingPython()}, ${data.about.image}, ${channel})`;
+}
+
+function channelRows(side) {
+  const rows = side.shown.map((each) => [state.site, state.side, each.channel, each.part, each.value, each.mask, each.gradient, each.pixels]);
+  const all = [state.site, state.side, "all", side.part, null, null, null, side.all.pixels];
+  return [["site", "side", "channel", "part", "value", "mask", "gradient", "from_input"], ...rows, all];
+}
+
+function captionOf(positions) {
+  return positions > 1
     ? `Values, masks and gradients are means over ${positions.toLocaleString("en")} positions; the part is the sum of their products.`
     : "Part = value × mask × gradient.";
-  return make("div", { class: "table" }, make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows)));
 }
 
 function chooseChannel(channel) {
@@ -155,7 +176,7 @@ function drawSeen(site, place) {
   const { word, sign } = SIDE_TOLD[state.side];
   const named = { all: "the channels shown, together", others: "the other channels", around: "what passes no unit of this site", whole: "the whole map" };
   const channel = site[state.side].shown.find((each) => each.channel === state.chosen);
-  const title = make("p", {}, "What ", make("b", {}, channel ? `channel ${state.chosen}` : named[state.chosen]), ` sees ${word} the score. Sum `, number(total(map.values), "", { signed: true }), ".");
+  const title = make("p", {}, "What ", make("b", {}, channel ? `channel ${state.chosen}` : named[state.chosen]), ` sees ${word} the score. Sum `, number(total(map.values), channel && data.inputs.length === 1 ? `${seenPython(channel.channel)}.sum()` : "", { signed: true }), ".");
   if (channel) {
     title.append(" With ", number(channel.part - channel.pixels, "", { signed: true }), ` from constants before this site, its part of y${sign}.`);
   }

@@ -5,7 +5,7 @@ function drawAbout() {
   const left = [...data.inputs.flatMap((input) => input.left_out), ...(data.network?.left_out ?? [])];
   const options = Object.entries(about.options).map(([name, value]) => `${name} = ${value}`).join(", ");
   const item = (term, ...told) => [make("dt", {}, term), make("dd", {}, ...told)];
-  const python = make("code", {}, 'import dmbp\nresult = dmbp.load("….npz")   # or dmbp.explain(network, x, target)');
+  const python = make("code", {}, 'import dmbp, dmbp.analysis, dmbp.explorer.site_channels\nresult = dmbp.load("….npz")   # or dmbp.explain(network, x, target)');
   document.getElementById("about-text").append(make("dl", {},
     ...item("Numbers", "Choose any number to see it in full, and the line of Python that gives it. Under each panel all of its numbers are a table away. In these lines ", make("code", {}, "result"), " is the explanation:", make("pre", {}, python)),
     ...item("Keys", "On a picture the arrow keys move the place that is read (with Shift by eight), + and − zoom, 0 shows all; Ctrl and the wheel zoom too, two fingers pinch. On the strip the arrow keys move from operator to operator. Escape closes a number."),

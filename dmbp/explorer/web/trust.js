@@ -65,7 +65,8 @@ function drawVerdict() {
 
 // Of each part, what the maps show of it; sizes are shares of the sum of absolute values.
 function drawShares() {
-  const rows = ["positive", "negative", "nuisance", "y"].map((line) => {
+  const names = { ...LINES, unmasked: "u" };
+  const rows = ["positive", "negative", "nuisance", "y", "unmasked"].map((line) => {
     const shares = data.shares[line];
     const whole = SHARES.reduce((sum, [name]) => sum + Math.abs(shares[name]), 0) || 1;
     const bar = make("span", { class: "stack" });
@@ -75,7 +76,7 @@ function drawShares() {
       bar.append(part);
     }
     const cells = SHARES.map(([name, kind]) => make("td", { class: kind }, number(shares[name], sharePython(line, name), { signed: true, figures: 3 })));
-    return make("tr", {}, make("th", { scope: "row" }, LINES[line]), make("td", { class: "stacked" }, bar), ...cells);
+    return make("tr", {}, make("th", { scope: "row", title: line === "unmasked" ? `what no mask touches; it is counted ${data.about.counting === "both" ? "in y⁺ and in y⁻" : "in y~"}` : "" }, names[line]), make("td", { class: "stacked" }, bar), ...cells);
   });
   const head = make("tr", {}, make("th", {}, ""), make("th", { class: "stacked" }, "where it comes from"), make("th", { scope: "col" }, "input"), make("th", { scope: "col" }, "placed"), make("th", { scope: "col" }, "no place"));
   const key = make("p", { class: "key" }, ...SHARES.map(([, kind, text]) => make("span", {}, make("i", { class: kind }), text)));
