@@ -9,7 +9,7 @@
 # **You need** PyTorch (`nn.Module`, and what a gradient is) and the product of two
 # matrices. No other lesson comes before this one.
 #
-# **Time**: about 45 minutes, exercises included.
+# **Time**: 30 minutes to read; twice that to type along and do the exercises.
 #
 # The equations are those of the paper by [Ruiz, Agudo and Moreno-Noguer
 # (2021)](https://doi.org/10.1109/ICCV48922.2021.00094), and keep their numbers. Every

@@ -9,7 +9,7 @@
 # **You need** lesson 1 (gates, $\hat W_l$, `matrix`) and lesson 2 (the ledger, and the
 # two places of the gates).
 #
-# **Time**: about 60 minutes, exercises included.
+# **Time**: 45 minutes to read; twice that to type along and do the exercises.
 
 # %%
 from collections import OrderedDict

@@ -9,7 +9,7 @@
 # **You need** lesson 4: the split of a score into $y^+$, $y^-$, $y^\sim$ and $u$, and
 # `masked_backward`.
 #
-# **Time**: about 90 minutes, exercises included.
+# **Time**: 60 minutes to read; twice that to type along and do the exercises.
 
 # %%
 from collections import OrderedDict
