@@ -19,7 +19,7 @@ SITE := build/site
 .PHONY: help demo test lint bench zoo site check-site clean
 
 help:
-	@echo "make demo    explain a digit pair and a photo; says where the pictures are"
+	@echo "make demo    explain a digit pair and a photo; says where the pictures and pages are"
 	@echo "make test    lint, type check and tests"
 	@echo "make lint    lint and type check"
 	@echo "make bench   time and memory of one iteration"
@@ -29,9 +29,10 @@ help:
 	@echo "make clean   remove the virtual environment and everything made"
 
 demo: $(VENV)/demo.installed
-	$(BIN)/dmbp explain --out demo/digit-pair
+	$(BIN)/dmbp explain --html --out demo/digit-pair
 	$(BIN)/dmbp explain skimage:chelsea --out demo/photo
 	@echo "The pictures:"; ls $(CURDIR)/demo/*/*.png
+	@echo "To look into the digit pair, open in a browser:"; ls $(CURDIR)/demo/digit-pair/*.html
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder

@@ -8,6 +8,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -91,6 +93,39 @@ def save_figure(figure: Figure, path: Path) -> Path:
     with whole(path) as partial, own_settings():
         figure.savefig(partial, dpi=DPI)
     return path
+
+
+def save_figure_apart(figure: Figure, folder: Path, stem: str, of: str) -> Path:
+    """Write a figure as STEM.png, in the place of one of the same thing; beside another's, as STEM-2.png, …
+
+    `of` says what it is of; its digest stands in the file.
+    """
+    from linreg.plot.style import own_settings
+
+    own = sha256(of.encode()).hexdigest()
+    for number in count(1):
+        path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        with suppress(OfAnother), whole(path, lambda found: _check_of(own, found)) as unfinished, own_settings():
+            figure.savefig(unfinished, dpi=DPI, metadata={"Source": own})
+            return path
+    raise AssertionError
+
+
+class OfAnother(Exception):
+    """There is a file of that name, of something else."""
+
+
+def _check_of(own: str, path: Path) -> None:
+    """Raise OfAnother where a file is a picture of something else, or of what is not known."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            same = image.info.get("Source") == own
+    except OSError:
+        return  # no picture that could be lost
+    if not same:
+        raise OfAnother
 
 
 def say(line: str) -> None:

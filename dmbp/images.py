@@ -125,7 +125,8 @@ def _skimage_photo(photo: str) -> Path:
 class Preprocess:
     """x = (p − mean) / std, where p is the middle of the picture, resized to `size`; and back.
 
-    size: (H, W) of the network's input. mean, std: one value per channel, one channel (grey) or three (RGB).
+    size: (H, W) of the network's input. mean, std: one value per channel. One channel is grey, three are RGB; networks
+    of other numbers take arrays, of which `picture` shows the mean.
     crop: how much of the largest centred box of the shape H : W is taken, 1 for all of it.
     Shrinking is antialiased, as in Pillow and torchvision.
 
@@ -139,8 +140,8 @@ class Preprocess:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
-            raise DmbpError(f"Preprocess: expected one or three means and stds, got {self.mean} and {self.std}")
+        if not self.mean or len(self.std) != len(self.mean):
+            raise DmbpError(f"Preprocess: expected a mean and a std for each channel, got {self.mean} and {self.std}")
         if min(self.size) < 1 or min(self.std) <= 0 or not 0 < self.crop <= 1:
             raise DmbpError(f"Preprocess: expected size and std above 0 and crop in (0, 1], got {self}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -154,6 +155,11 @@ class Preprocess:
         """The picture `image` (H₀, W₀, 3) in the network's input space: float32 (1, C, H, W)."""
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or not np.isfinite(image).all():
             raise DmbpError(f"Preprocess: expected a finite picture (H, W, 3), got shape {image.shape}")
+        if self.channels not in (1, 3):
+            raise DmbpError(
+                f"the network takes {self.channels} channels, and a picture has three: give an array, "
+                f"({self.channels}, {self.size[0]}, {self.size[1]}), as .npy"
+            )
         pixels = torch.tensor(image, dtype=torch.float32).movedim(-1, 0).unsqueeze(0)
         pixels = self._middle(_grey(pixels) if self.channels == 1 else pixels)
         resized = F.interpolate(pixels, self.size, mode=self.interpolation, antialias=True)
@@ -164,6 +170,7 @@ class Preprocess:
         """The input `x`, (1, C, H, W) or (C, H, W), as a picture (H, W, 3): p = x · std + mean in [0, 1]."""
         mean, std = self._statistics(x)
         pixels = (x.detach() * std + mean).clamp(0, 1).reshape(x.shape[-3:])
+        pixels = pixels if len(pixels) in (1, 3) else pixels.mean(0, keepdim=True)
         return pixels.expand(3, -1, -1).movedim(0, -1).numpy(force=True)
 
     def _middle(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -204,6 +204,16 @@ class Result:
 
         return draw_explanation(self, image, **options)
 
+    def to_html(self, path: str | Path, image: int = 0, **options: Any) -> Path:
+        """Write the explorer of one image of the batch: one HTML file that opens from disk; returns its path.
+
+        `dmbp.explorer.write_page` says what it takes. With snapshots (`explain(…, snapshots=(0, 20, 50, 100))`) the
+        page shows the map on its way too. Raises DmbpError where the file cannot be written.
+        """
+        from dmbp.explorer import write_page
+
+        return write_page(self, path, image, **options)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options.
 
@@ -232,7 +242,8 @@ class Result:
 
     def _for_the_verdict(self) -> dict[str, np.ndarray]:
         """What `verdict` needs beyond the rest; of a file of an older version there may be none."""
-        known = {"output": self.account.output, "doubtful": self.checks.doubtful, "settled": self.settled}
+        known = {"output": self.account.output, "doubtful": self.checks.doubtful}
+        known["settled"] = None if self.settled.isnan().all() else self.settled
         found = {name: value.numpy(force=True) for name, value in known.items() if value is not None}
         return found if self.checks.gates is None else found | {"gates": np.array(self.checks.gates)}
 

@@ -68,7 +68,7 @@ def standing(account: Account, image: int, labels: Labels, probability: str) -> 
     if output is None or output.dim() != 2 or output.shape[1] < 2:
         return None
     scores, weights = output[image].double(), account.weights[image]
-    asked = _classes(weights)
+    asked = chosen(weights)
     if not asked:
         return None
     probable = PROBABILITIES[probability]
@@ -108,14 +108,14 @@ def probable(chance: float) -> str:
     return f"{chance:.3f}" if chance >= 0.001 else "under 0.001"
 
 
-def _classes(weights: Tensor) -> tuple[int, ...]:
+def chosen(weights: Tensor) -> tuple[int, ...]:
     """The class that weights choose, or the two whose difference they are, the wanted one first; else none."""
-    chosen = weights.nonzero().flatten().tolist()
-    values = [weights[index].item() for index in chosen]
+    found = weights.nonzero().flatten().tolist()
+    values = [weights[index].item() for index in found]
     if values == [1.0]:
-        return (chosen[0],)
+        return (found[0],)
     if sorted(values) == [-1.0, 1.0]:
-        return (chosen[values.index(1.0)], chosen[values.index(-1.0)])
+        return (found[values.index(1.0)], found[values.index(-1.0)])
     return ()
 
 

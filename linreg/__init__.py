@@ -1,6 +1,8 @@
 """linreg: linear regions. Opens a piecewise-linear PyTorch network and shows the affine function inside."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from linreg.approximation import Approximation
 from linreg.capture.trace import measure, trace
@@ -29,3 +31,10 @@ __all__ = [
     "measure",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`linreg.regions`, loaded when it is first named: it needs scipy's statistics, which are slow to load."""
+    if name == "regions":
+        return import_module("linreg.regions")
+    raise AttributeError(f"module 'linreg' has no attribute {name!r}")

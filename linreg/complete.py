@@ -35,6 +35,7 @@ from linreg.ledger import Ledger
 from linreg.operators.sparse import Array
 from linreg.surroundings import undisturbed
 from linreg.target import sum_per_image
+from linreg.text import counted, number
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class CompleteMap:
     geometry: Mapping[str, Geometry]
     unplaced: Mapping[str, Tensor]
     why: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        images, *picture = self.pixels.shape
+        shape = "×".join(map(str, picture)) or "no picture"
+        return f"CompleteMap({counted(images, 'image')} of {shape}; {_parts(self, len(self.placed))})"
 
     @cached_property
     def map(self) -> Tensor:
@@ -139,6 +145,10 @@ class CompleteMaps(Mapping[str, CompleteMap]):
     unplaced: Mapping[str, Tensor]
     why: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        layers = len({name for part in self.parts.values() for name in part.placed})
+        return f"CompleteMaps({', '.join(map(repr, self.parts))}; {_parts(self, layers)})"
+
     def __getitem__(self, name: str) -> CompleteMap:
         return self.parts[name]
 
@@ -184,6 +194,16 @@ class CompleteMaps(Mapping[str, CompleteMap]):
         parts = {name: part._combined(other.parts[name], sign) for name, part in self.parts.items()}
         unplaced = {label: share + sign * other.unplaced[label] for label, share in self.unplaced.items()}
         return CompleteMaps(parts, unplaced, self.why)
+
+
+def _parts(laid: CompleteMap | CompleteMaps, layers: int) -> str:
+    """The first image's sum in words: what comes from pixels, what from constants with a place, what is left."""
+    total, pixels, placed, rest = (
+        number(part[0].item()) for part in (laid.total, laid.pixel_share, laid.placed_share, laid.rest)
+    )
+    constants = f"constants of {counted(layers, 'node')}"
+    more = f"; of image 0 of {len(laid.rest)}" if len(laid.rest) > 1 else ""
+    return f"{total} = pixels {pixels} + {constants} {placed} + without a place {rest}{more}"
 
 
 def complete_maps(ledger: Ledger) -> CompleteMaps:

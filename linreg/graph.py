@@ -350,6 +350,13 @@ class OperatorGraph:
 
         return {entry.name: geometries(self, input=entry.name) for entry in self.inputs.data}
 
+    @cached_property
+    def channel_dims(self) -> Mapping[str, int | None]:
+        """Which dimension of each value holds its channels, where the layers around it tell; see `linreg.channels`."""
+        from linreg.channels import channel_dims
+
+        return channel_dims(self)
+
     def after(self, start: str) -> set[str]:
         """The names of `start` and of all nodes that depend on it."""
         after = {start}

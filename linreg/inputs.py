@@ -27,7 +27,8 @@ from linreg.errors import LinregError
 
 INPUT = "input"
 
-Given = Tensor | Sequence[Tensor] | Mapping[str, Tensor]  # what a network is given: its inputs in order, or by name
+# What a network is given: its inputs in order or by name; in order and, in a dict at the end, by name.
+Given = Tensor | Sequence[Tensor | Mapping[str, Tensor]] | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ class Inputs(Mapping[str, Input]):
                 odd = sorted(set(map(str, given)) ^ set(names))
                 raise LinregError(f"the network takes {_listed(names)} by name; these differ: {_listed(odd)}")
             return {name: given[name] for name in names}
-        tensors = (given,) if isinstance(given, Tensor) else tuple(given) if isinstance(given, Sequence) else ()
+        order, by_name = ((given,), {}) if not isinstance(given, Sequence) else parted(given)
+        if by_name:
+            return self.named({**dict(zip(names, order, strict=False)), **by_name})
+        tensors = order if isinstance(given, Tensor | Sequence) else ()
         if len(tensors) != len(names):
             came = "one tensor" if isinstance(given, Tensor) else f"{len(tensors)} of them"
             came = came if tensors else type(given).__name__
@@ -136,6 +140,15 @@ class Inputs(Mapping[str, Input]):
     def without(self, *names: str) -> Inputs:
         """The others."""
         return replace(self, entries=tuple(entry for entry in self.entries if entry.name not in names))
+
+
+def parted(given: Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What is given in order, and what by name: of (x, {"mask": m}), x in order and the mask by name."""
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    if len(given) > 1 and isinstance(given[-1], Mapping):
+        return tuple(given[:-1]), dict(given[-1])
+    return tuple(given), {}
 
 
 def check_shape(x: Tensor, shape: tuple[int, ...], batch: int | None, what: str = "the input") -> None:

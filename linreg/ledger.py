@@ -38,7 +38,8 @@ class Term:
     of each position that has a place on the picture, (N, *positions), channels summed; None where there is no place.
     A constant of each image, a gate's offset, has a share as large as the node: `own` is None, `whole` its sum, (N,),
     and `values` are computed when they are asked for. Of a network of several inputs `views` has what `places` has for
-    each of them on which there is a place, by name.
+    each of them on which there is a place, by name. `layout` tells which dimension of the node holds its channels, or
+    None where the graph does not tell (`linreg.channels`).
     """
 
     node: str
@@ -50,6 +51,7 @@ class Term:
     places: Tensor | None = None
     whole: Tensor | None = None
     views: Mapping[str, Tensor] = field(default_factory=dict)
+    layout: Callable[[], int | None] | None = None
 
     def __repr__(self) -> str:
         return f"Term({self.name!r}, {self.kind} at {self.node!r}: {numbers(self.total.tolist())})"
@@ -66,16 +68,39 @@ class Term:
 
     @property
     def channel_dim(self) -> int:
-        """The dimension of the channels: the only one along which the constant varies, or the first after the batch."""
-        varying = [dim for dim in range(1, self.values.dim()) if self.values.shape[dim] > 1]
-        return varying[0] if len(varying) == 1 else 1
+        """The dimension of the channels: the only one along which the constant varies, or what the graph tells.
+
+        A constant that varies along several, such as a gate's offset, has its channels where the layers around its node
+        have them. Raises LinregError where these do not tell.
+        """
+        if self.own is not None and len(self._varying) == 1:
+            return self._varying[0]
+        dim = 1 if self.values.dim() <= 2 and len(self._varying) == 1 else self.layout and self.layout()
+        if dim is None:
+            shape = ", ".join(map(str, ("N", *self.values.shape[1:])))
+            raise LinregError(
+                f"which dimension of '{self.node}' ({shape}) holds channels is not known: no layer around it tells; "
+                f"ledger[{self.name!r}].along(dim) sums over all others"
+            )
+        return dim
 
     @property
     def channels(self) -> Tensor:
-        """The share of each channel, (N, C); C = 1 where one number serves them all."""
-        if self.values.dim() == 1:
-            return self.values[:, None]
-        return self.values.movedim(self.channel_dim, 1).flatten(2).sum(-1) if self.values.dim() > 2 else self.values
+        """The share of each channel, (N, C); C = 1 where one number serves them all. Raises as `channel_dim`."""
+        if not self._varying:
+            return self.values.reshape(len(self.values), 1)
+        return _along(self.values, self.channel_dim)
+
+    def along(self, dim: int) -> Tensor:
+        """The share of each position along one dimension of the node, counted with the batch first: (N, size).
+
+        Raises LinregError where the node has no such dimension.
+        """
+        if dim not in range(1, self.elements.dim()):
+            raise LinregError(
+                f"'{self.node}' has the dimensions 1 to {self.elements.dim() - 1} beside the batch, not {dim}"
+            )
+        return _along(self.elements, dim)
 
     @cached_property
     def elements(self) -> Tensor:
@@ -89,8 +114,17 @@ class Term:
 
     @property
     def positions(self) -> Tensor:
-        """The share of each position, (N, *positions): `elements` summed over the channels."""
+        """The share of each position, (N, *positions): `elements` summed over the channels. Raises as `channel_dim`."""
         return self.elements.sum(self.channel_dim) if self.elements.dim() > 1 else self.elements
+
+    @property
+    def _varying(self) -> list[int]:
+        return [dim for dim in range(1, self.values.dim()) if self.values.shape[dim] > 1]
+
+
+def _along(value: Tensor, dim: int) -> Tensor:
+    """Σ over all dimensions but the batch and one, (N, size)."""
+    return value.movedim(dim, 1).flatten(2).sum(-1) if value.dim() > 2 else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +248,7 @@ class Ledger:
         return self._grouped(term.kind for term in self.terms)
 
     def by_channel(self) -> dict[str, Tensor]:
-        """The shares of each term's channels, (N, C), by its label."""
+        """The shares of each term's channels, (N, C), by its label. Raises LinregError where one's are not known."""
         return {label: term.channels for label, term in zip(self.labels, self.terms, strict=True)}
 
     def rows(self, image: int = 0, sort: bool = False) -> list[Row]:

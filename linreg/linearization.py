@@ -23,6 +23,7 @@ from linreg.text import counted, table
 if TYPE_CHECKING:  # what methods make of a linearization: their files import this one
     from linreg.certificate import Certificate
     from linreg.jacobian import Jacobian
+    from linreg.regions.pattern import Pattern
 
 LIMIT = 2**31  # bytes of an explicit matrix, unless said otherwise
 
@@ -193,7 +194,8 @@ class Linearization:
                 placed = {key: share for key, share in seen.items() if share is not None}
                 own = None if constant.of_each_image(grad) else constant.share(grad)
                 whole = sum_per_image(constant.share(grad) if place is None else place) if own is None else None
-                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole, placed))
+                layout = partial(self._channel_dim, node.name)
+                terms.append(Term(node.name, name, constant.kind, own, at_output, late, place, whole, placed, layout))
             return affine.adjoint(grad)
 
         weight = self.graph.pull({self.graph.output: seed}, step)["input"].contiguous()
@@ -215,6 +217,12 @@ class Linearization:
         cotangent(target, self.output)
         return Certificate(self, held(target))
 
+    def pattern(self, image: int = 0) -> Pattern:
+        """The piece of every gate and selection at one of the inputs, as a value: see `linreg.regions`."""
+        from linreg.regions.pattern import pattern_of
+
+        return pattern_of(self, image)
+
     def open_fraction(self, name: str) -> float | None:
         """The share of a gate's units whose slope is not 0, over all images; None for a node that is no gate."""
         affine = self.frozen[self.graph[name].name]
@@ -230,6 +238,9 @@ class Linearization:
 
     def _spread(self, seed: Tensor, node: str, place: int) -> Tensor:
         return self.frozen[node].elements(place, self.adjoint(seed, start=node))
+
+    def _channel_dim(self, name: str) -> int | None:
+        return self.graph.channel_dims[name]
 
     def _zeros(self, name: str) -> Tensor:
         return self.input.new_zeros(self.input.shape[0], *self.graph.shape(name))

@@ -24,8 +24,9 @@ class Network(nn.Module):
     """The network of a graph, in eval mode; made by `OperatorGraph.to_module`.
 
     `paths` tells where the layer of each node is: a key for `get_submodule`. It is the node's name, but for a name
-    that others go on from ("conv" beside "conv.pad"), which gets ".output" behind it, and for a name that begins like
-    an attribute of this class, which gets "_" behind its first part.
+    that others go on from ("conv" beside "conv.pad"), which gets ".output" behind it, for a name that begins like an
+    attribute of this class, which gets "_" behind its first part, and for "@": torch.export takes modules "conv" and
+    "conv@1" for two calls of one, and would give both the weights of one of them, so that this is "conv_1".
 
     Captum's LRP must be told of the layers that are a `Function`, its DeepLift of some units and of those that are a
     `Gate`: their docstrings have the lines.
@@ -162,8 +163,15 @@ def _steps(graph: OperatorGraph) -> Iterable[_Step]:
 
 def _paths(names: list[str], reserved: Callable[[str], bool]) -> dict[str, str]:
     """A place for each name, such that no place lies within another."""
-    firsts = {first: f"{first}_" if reserved(first) else first for first in (name.partition(".")[0] for name in names)}
-    plain = {name: ".".join((firsts[name.partition(".")[0]], *name.split(".")[1:])) for name in names}
+    starts = {name: name.partition(".")[0] for name in names}
+    firsts = {first: f"{first}_" if reserved(first.replace("@", "_")) else first for first in starts.values()}
+    plain = {name: ".".join((firsts[starts[name]], *name.split(".")[1:])) for name in names}
+    held = {path for path in plain.values() if "@" not in path}
+    for name in (name for name, path in plain.items() if "@" in path):
+        plain[name] = plain[name].replace("@", "_")
+        while plain[name] in held:
+            plain[name] += "_"
+        held.add(plain[name])
     within = {path[:place] for path in plain.values() for place, letter in enumerate(path) if letter == "."}
     taken = {*plain.values(), *within}
     for name, path in plain.items():
@@ -171,7 +179,7 @@ def _paths(names: list[str], reserved: Callable[[str], bool]) -> dict[str, str]:
             place, k = f"{path}.output", 0
             while place in taken:
                 k += 1
-                place = f"{path}.output@{k}"
+                place = f"{path}.output_{k}"
             taken.add(place)
             plain[name] = place
     return plain

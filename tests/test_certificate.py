@@ -20,7 +20,7 @@ from linreg.margins import carry, margins
 from linreg.operators import Affine, Diagonal, Scale
 from linreg.operators.rounding import gamma, widening
 from linreg.operators.sparse import diagonal
-from linreg.pattern import disagreements
+from linreg.regions import disagreements
 
 FLOAT32, FLOAT64 = torch.float32, torch.float64
 # Nets of which float32 and float64 hold the same numbers: no batch norm to fold, no decimal fraction in the code.

@@ -193,6 +193,30 @@ def test_inspect_json(run: Run) -> None:
     assert target["completeness_error"] < 1e-6
 
 
+def test_inspect_regions(run: Run) -> None:
+    """The nearest walls are those of the network in float64, beyond which a unit turns; a line's pieces are counted."""
+    status, out, err = run(
+        "inspect", "photo.png", "--model", "net.py:double", "--regions", "--to", "photo.png", "--json"
+    )
+    assert (status, err) == (0, "")
+    told = json.loads(out)["regions"]
+    assert told["walls"] >= told["units"] > 0 and told["line"]["pieces"] == 1
+    first = told["nearest"][0]
+    assert first["site"] in ("1", "2") and 0 < told["max_norm"] < first["distance"] < told["inradius"]
+    status, out, err = run("inspect", "photo.png", "--model", "net.py:double", "--regions", "--out", "drawn")
+    assert (status, err) == (0, "") and "every row was made" in out and "it reaches" in out
+    with np.load(next(Path("drawn").glob("*-walls.npz")), allow_pickle=False) as arrays:
+        assert arrays["distance"][0] == first["distance"] and arrays["site"][0] == first["site"]
+        model = load_model("net.py:double")
+        ahead = (torch.from_numpy(arrays["point"][0]) - torch.from_numpy(arrays["input"][0])).double()
+        points = torch.from_numpy(arrays["input"]).double() + torch.tensor([0, 0.999, 1.001]).view(3, 1, 1, 1) * ahead
+    lin = linreg.trace(model.network.double(), points).linearize(points)
+    assert lin.pattern(0) == lin.pattern(1) != lin.pattern(2)
+    assert next(Path("drawn").glob("*-walls.png")).stat().st_size > 5000
+    status, _, err = run("inspect", "--out", "drawn")
+    assert status == 2 and "give --regions too" in err
+
+
 # ---- the figure ----
 
 

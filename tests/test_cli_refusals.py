@@ -25,7 +25,7 @@ REFUSED = {
     "one pixel": (("dot.png",), "dot.png: expected at least 8×8 pixels, got 1×1"),
     "no such pair": (("digit-pair:8",), "expected digit-pair:0 to digit-pair:7"),
     "unknown model": (("--model", "digit-pear"), "unknown model 'digit-pear'; near: digit-pairs"),
-    "no image": (("--model", "net.py:model"), "--model net.py:model needs an IMAGE"),
+    "no image": (("--model", "net.py:model"), "--model net.py:model needs an INPUT"),
     "unknown class": ((*PHOTO, "net.py:named", "--target", "crame"), "net has no class 'crame'; near: crane"),
     "two classes": ((*PHOTO, "net.py:named", "--target", "crane"), "fits several classes: crane, bird (0), crane, "),
     "class out of range": ((*PHOTO, "net.py:model", "--target", "4"), "class id 4 is out of range, expected 0 to 3"),
@@ -39,7 +39,10 @@ REFUSED = {
     "batch norm": ((*PHOTO, "net.py:batch_norm"), "without running statistics it divides by those of the batch"),
     "data-dependent": ((*PHOTO, "net.py:data_dependent"), "write the choice with operators (torch.where, clamp"),
     "forward fails": ((*PHOTO, "net.py:too_small"), "the network does not take an input of shape (1, 3, 10, 14): "),
-    "no scores": ((*PHOTO, "net.py:unpooled"), "expected scores of shape (1, classes), got a tensor of shape (1, 4, 8"),
+    "no scores": (
+        (*PHOTO, "net.py:unpooled"),
+        "(N, 4, 8, 12) has scores of 4 classes at 96 places: say where the score is",
+    ),
     "NaN in a network": ((*PHOTO, "net.py:nan"), "'0.weight' holds NaN"),
     "nothing to mask": ((*PHOTO, "net.py:gateless"), "there is nothing to mask"),
     "factory raises": ((*PHOTO, "net.py:raises"), "KeyError: 'no luck'"),
@@ -135,13 +138,39 @@ def test_interrupted_while_learning(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_interrupted_while_tracing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dmbp.cli.question.trace", interrupted)
     before = files()
     assert run("explain", "--out", "out") == (130, "", "dmbp: interrupted before the end\n")
     assert files() == before
+
+
+STOPPED = """
+import sys
+
+class Stop:  # what Ctrl-C does while torch is loaded
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stop())
+sys.argv = ["dmbp", "inspect"]
+"""
+WAYS = {
+    "script": "from dmbp.cli import main; main()",
+    "module": "import runpy; runpy.run_module('dmbp.cli', run_name='__main__')",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_while_loading(way: str) -> None:
+    """Torch takes seconds to load, and is not loaded before the command line answers Ctrl-C."""
+    code = STOPPED + WAYS[way]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout) == (130, "")
+    assert process.stderr == "dmbp: interrupted before the end\n"
 
 
 def process(*arguments: str) -> subprocess.Popen[str]:

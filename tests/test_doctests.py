@@ -17,10 +17,12 @@ FIRST_MET = (
     "linreg:trace", "linreg:measure", "linreg:OperatorGraph", "linreg:OperatorGraph.linearize", "linreg:Linearization",
     "linreg:Linearization.weight", "linreg:Linearization.ledger", "linreg:Linearization.certificate",
     "linreg:Linearization.matrix", "linreg:Linearization.jacobian", "linreg.jacobian:Jacobian", "linreg:Ledger",
+    "linreg.regions:Pattern", "linreg.regions:Inequalities", "linreg.regions:walls", "linreg.regions:polytope",
+    "linreg.regions:across", "dmbp.walls:jump", "linreg.regions:Segment", "linreg.regions:Plane", "dmbp.along:along",
     "linreg:Certificate", "dmbp:explain", "dmbp:Options", "dmbp:explain_all", "dmbp:Result", "dmbp:load",
     "dmbp:decompose", "dmbp:Split", "dmbp:find_sites", "dmbp:masked", "dmbp:initial_logits", "dmbp:learn_masks",
     "dmbp:masked_scores", "dmbp.models:load_model", "dmbp.datasets:sample_pairs", "dmbp.evaluation:insertion",
-    "dmbp.evaluation:localization", "dmbp.evaluation.methods:parse",
+    "dmbp.evaluation:localization", "dmbp.evaluation.methods:parse", "dmbp.verdict:Verdict", "dmbp:compare",
 )  # fmt: skip
 
 

@@ -146,3 +146,35 @@ def test_a_softmax_within_a_network_is_not_told_so() -> None:
         with pytest.raises(LinregError) as refused:
             linreg.trace(kind(nn.Identity()), torch.randn(2, 5))
         assert "end the graph there" not in str(refused.value)
+
+
+class Unowned(nn.Module):
+    """A score that no module makes, and a softmax of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(5, 7), nn.Linear(7, 4)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.body(x))) + 2 * x[:, :4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(x).clamp(-1, 1).softmax(1)
+
+
+def test_a_node_that_no_module_owns() -> None:
+    """By the name that the graph prints: the graph gives what the model's own code gives there, at any batch size."""
+    torch.manual_seed(3)
+    model, x = Unowned().double(), torch.randn(4, 5).double()
+    ends: dict[str, Callable[[Tensor], Tensor]] = {
+        "add": model.scores, "clamp": lambda x: model.scores(x).clamp(-1, 1), "relu": lambda x: model.body(x).relu(),
+    }  # fmt: skip
+    for name, function in ends.items():
+        graph = linreg.trace(model, x[:2], output=name)
+        assert graph.output == name and graph.nodes[-1].name == name
+        torch.testing.assert_close(graph(x), function(x), rtol=1e-12, atol=1e-12)
+        lin = graph.linearize(x)
+        wanted = torch.autograd.functional.jacobian(lambda x, f=function: f(x)[:, 1].sum(), x)
+        torch.testing.assert_close(lin.weight(1), wanted, rtol=1e-12, atol=1e-12)
+    with pytest.raises(LinregError, match=r"no output 'ad': .* or a node that no module owns, such as 'add'"):
+        linreg.trace(model, x, output="ad")

@@ -172,6 +172,29 @@ def test_a_picture_is_read_once_for_all_methods_and_a_map_is_made_once_for_all_w
     assert sum(blurred) < sum(learned)
 
 
+@pytest.mark.parametrize("rule", ["", ",tolerance=0.02", ",loss=none"])
+def test_several_numbers_of_iterations_are_learned_once(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """The longest learning gives the maps of all shorter ones, bit for bit those of runs of their own."""
+    methods = [f"dmbp:iterations={count}{rule}" for count in (3, 45, 0)]
+    methods += ["dmbp:iterations=2,loss=+", f"dmbp:iterations=3,map=complete{rule}"]
+    calls: Counter[str] = Counter()
+    learned = DMBP.learned
+    monkeypatch.setattr(DMBP, "learned", lambda self, *given: (calls.update([self.loss]), learned(self, *given))[1])
+    words = ("--data", "folder:pictures", "--metrics", "insertion", "--sheet", "3")
+    assert run(*ASKED, *words, "--methods", *methods)[0] == 0
+    together = files("study/maps")
+    assert len(together) == 15 and sorted(calls.values()) == [3, 3]
+    for place, method in enumerate(methods):
+        assert run(*ASKED, *words, "--methods", method, "--out", f"alone{place}")[0] == 0
+        alone = {path.name: content for path, content in files(f"alone{place}/maps").items()}
+        assert len(alone) == 3
+        for path, content in together.items():
+            if path.name in alone:
+                assert alone[path.name] == content, f"{method}: {path.name}"
+
+
 def test_a_sheet_shows_each_map_on_its_own_scale_and_what_is_missing() -> None:
     """White is zero in every cell, and red what speaks for the class, whatever the method's units."""
     rng = np.random.default_rng(0)

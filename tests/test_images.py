@@ -246,7 +246,7 @@ def test_resizing_is_pillows() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"mean": (0.0, 0.0), "std": (1.0, 1.0)},
+        {"mean": (), "std": ()},
         {"std": (1.0, 1.0)},
         {"std": (0.0,)},
         {"size": (0, 4)},
@@ -264,3 +264,12 @@ def test_only_finite_pictures() -> None:
     for bad in (np.zeros((4, 4)), np.zeros((4, 4, 4)), np.full((4, 4, 3), np.nan)):
         with pytest.raises(DmbpError, match="finite picture"):
             preprocess.tensor(bad)
+
+
+def test_a_picture_has_no_thirteen_channels() -> None:
+    preprocess = Preprocess((4, 5), (0.5,) * 13, (0.25,) * 13)
+    with pytest.raises(DmbpError, match=r"takes 13 channels, and a picture has three: give an array, \(13, 4, 5\)"):
+        preprocess.tensor(np.zeros((8, 8, 3)))
+    x = torch.linspace(-1, 1, 13 * 20).view(13, 4, 5)
+    wanted = (x * 0.25 + 0.5).clamp(0, 1).mean(0)[..., None].expand(4, 5, 3)
+    np.testing.assert_allclose(preprocess.picture(x), wanted.numpy(), rtol=1e-6)

@@ -388,6 +388,29 @@ def test_many_images_are_explained_as_one_is(name: str, tmp_path: Path) -> None:
                 torch.testing.assert_close(ours, theirs, **EXACT)
 
 
+def test_what_is_one_for_all_may_be_as_long_as_the_images_are_many() -> None:
+    """Of a module too: what its size alone does not tell, the network does. Lengths of the images stay their own."""
+
+    class Columns(nn.Module):
+        def forward(self, x: Tensor, on: Tensor) -> Tensor:
+            return torch.relu(x) @ torch.diag(on) + x.sum(1, keepdim=True)
+
+    class Lengths(nn.Module):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            return torch.relu(x) * (torch.arange(3) < lengths[:, None]) + x.sum(1, keepdim=True)
+
+    x = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()
+    for model, fixed in ((Columns(), torch.tensor([1.0, 0.5, 2.0]).double()), (Lengths(), torch.tensor([1, 3, 2]))):
+        expected = model(x, fixed)[:, 1].tolist()
+        for batch_size in (2, 3):
+            name = "on" if isinstance(model, Columns) else "lengths"
+            given = {"x": x, name: fixed}
+            found = list(
+                dmbp.explain_all(model, given, 1, fixed=name, iterations=2, batch_size=batch_size, progress=False)
+            )
+            assert [one.y for one in found] == pytest.approx(expected)
+
+
 def test_each_picture_is_drawn() -> None:
     case, _model, graph = traced("two images")
     values = case.values(1, 2)
@@ -433,6 +456,37 @@ def test_what_does_not_fit_is_said() -> None:
             graph.linearize(given)
     with pytest.raises(LinregError, match="fixed= where it is traced"):
         dmbp.explain(graph, (x, table), 0, fixed="table")
+
+
+def test_some_in_order_and_the_rest_by_name(tmp_path: Path) -> None:
+    """(x, {"mask": m}) is what a dict of all of them is, for the graph, its linearization and an explanation."""
+
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, *, other: Tensor, mask: Tensor) -> Tensor:
+            return self.head(torch.relu(self.layer(x * mask) - self.layer(other)))
+
+    torch.manual_seed(5)
+    model, x, other = Weighed().double(), torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    mask = torch.rand(3, 4) > 0.3
+    mixed, named = (x, {"mask": mask, "other": other}), {"x": x, "other": other, "mask": mask}
+    graph = linreg.trace(model, mixed, fixed="mask")
+    torch.testing.assert_close(graph(mixed), model(x, other=other, mask=mask), rtol=1e-12, atol=1e-12)
+    lin, same = graph.linearize(mixed), graph.linearize(named)
+    leaf = {"x": x.clone().requires_grad_(), "other": other.clone().requires_grad_()}
+    grads = torch.autograd.grad(model(leaf["x"], other=leaf["other"], mask=mask)[:, 1].sum(), list(leaf.values()))
+    for name, grad in zip(leaf, grads, strict=True):
+        torch.testing.assert_close(lin.weight(1)[name], grad, rtol=1e-12, atol=1e-12)
+        assert torch.equal(lin.weight(1)[name], same.weight(1)[name])
+    result = dmbp.explain(model, mixed, 1, fixed="mask", iterations=2, progress=False)
+    assert set(result.attribution) == {"x", "other"} and torch.equal(result.inputs["mask"], mask)
+    with pytest.raises(LinregError, match=r"in order and 'mask' by name \(missing a required"):
+        linreg.trace(model, (x, {"mask": mask}))
+    with pytest.raises(LinregError, match="these differ: 'others'"):
+        graph((x, {"others": other, "other": other, "mask": mask}))
 
 
 def test_a_class_that_does_not_exist_is_said() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from approx import EXACT
+import torch.nn.functional as F
+from approx import EXACT, values
 from matplotlib.figure import Figure
-from nets import NETS, every_net, traced
-from torch import nn
+from nets import NETS, Lambda, every_net, seeded_net, traced
+from torch import Tensor, nn
 
 import dmbp
 import linreg
@@ -82,6 +85,75 @@ def test_channels_of_a_layer_over_the_last_dimension() -> None:
     term = linreg.trace(model, x).linearize(x).ledger(0)["0.bias"]
     assert term.channels.shape == (2, 5) and term.positions.shape == (2, 3)
     torch.testing.assert_close(term.elements.sum(1), term.channels, **EXACT)
+
+
+def last(x: Tensor, layer: nn.Module) -> Tensor:
+    """Channels last: a linear layer at each position of a picture (N, H, W, C)."""
+    return F.hardtanh(layer(x), -0.3, 0.4).flatten(1)
+
+
+def turned(x: Tensor, layer: nn.Module) -> Tensor:
+    """A convolution, and its channels turned to the end before the gate."""
+    return F.hardtanh(layer(x).permute(0, 2, 3, 1), -0.3, 0.4).flatten(1)
+
+
+def tokens(x: Tensor, layer: nn.Module, table: Tensor) -> Tensor:
+    """An embedding of positions, another number for each token and feature."""
+    return (layer(x) + table).clamp(-0.3, 0.4).flatten(1)
+
+
+def clipped(x: Tensor, layer: nn.Module) -> Tensor:
+    """A gate on the input itself, whose channels are those that the layer behind it reads."""
+    return layer(x.clamp(-0.3, 0.4)).flatten(1)
+
+
+def framed(x: Tensor, layer: nn.Module) -> Tensor:
+    """Frames (N, T, C, H, W) merged with the batch."""
+    return F.hardtanh(layer(x.flatten(0, 1)), -0.3, 0.4).flatten(1).view(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    ("function", "layer", "shape", "dim"),
+    [
+        (last, lambda: nn.Linear(3, 5), (4, 2, 3), 3), (turned, lambda: nn.Conv2d(3, 5, 2), (3, 4, 3), 3),
+        (tokens, lambda: nn.Linear(3, 5), (4, 3), 2), (clipped, lambda: nn.Conv1d(3, 2, 2), (3, 4), 1),
+        (clipped, lambda: nn.Linear(4, 2), (3, 4), 2), (framed, lambda: nn.Conv2d(2, 5, 2), (3, 2, 3, 4), 2),
+    ],
+)  # fmt: skip
+def test_channels_are_where_the_layers_have_them(
+    function: Callable[..., Tensor], layer: Callable[[], nn.Module], shape: tuple[int, ...], dim: int
+) -> None:
+    """Whatever the layout: a gate's offsets, and all else that varies along several dimensions."""
+
+    def build() -> nn.Module:
+        own = {"table": nn.Parameter(torch.randn(4, 5))} if function is tokens else {}
+        return Lambda(function, layer=layer(), **own)
+
+    model, x = seeded_net(build, *shape)
+    lin = linreg.trace(model, x).linearize(x)
+    book = lin.ledger(values(*lin.output.shape[1:]))
+    several = [term for term in book.terms if term.kind == "offset" or term.name == "table"]
+    assert len(several) == (2 if function is tokens else 1)
+    for term in several:
+        assert term.elements.abs().sum() > 0
+        others = [each for each in range(1, term.elements.dim()) if each != dim]
+        torch.testing.assert_close(term.channels, term.elements.sum(others), **EXACT)
+        torch.testing.assert_close(term.positions, term.elements.sum(dim), **EXACT)
+        torch.testing.assert_close(book.by_channel()[term.name], term.along(dim), **EXACT)
+    for copied in (pickle.loads(pickle.dumps(book)), book - book):
+        assert [term.channel_dim for term in copied.terms if term.kind == "offset"] == [dim]
+
+
+def test_channels_that_no_layer_tells_are_not_guessed() -> None:
+    model, x = seeded_net(lambda: Lambda(lambda x, d: d(x.clamp(-0.3, 0.4).flatten(1)), d=nn.Linear(12, 2)), 3, 4)
+    term = linreg.trace(model, x).linearize(x).ledger(0)["clamp.offset"]
+    for ask in (lambda: term.channels, lambda: term.positions):
+        with pytest.raises(linreg.LinregError, match=r"'clamp' \(N, 3, 4\) holds channels is not known.*along\(dim\)"):
+            ask()
+    torch.testing.assert_close(term.along(2), term.elements.sum(1), **EXACT)
+    torch.testing.assert_close(term.total, term.along(1).sum(1), **EXACT)
+    with pytest.raises(linreg.LinregError, match="the dimensions 1 to 2 beside the batch, not 3"):
+        term.along(3)
 
 
 def test_one_number_for_all_has_one_channel() -> None:

@@ -285,3 +285,90 @@ def test_a_smooth_unit_behind_merged_frames_is_named() -> None:
         linreg.trace(model, values(2, 3, 4))
     graph = linreg.trace(model, values(2, 3, 4), nonlinear="pwl", pieces=64)
     assert (graph(values(2, 3, 4)) - values(2, 3, 4).sigmoid()).abs().max() < 1e-2
+
+
+# ---- several inputs, fixed ones, and modules within ----
+
+
+class Clips(nn.Module):
+    """Frames merged with the batch, beside a table and under a mask; scores behind a softmax."""
+
+    def __init__(self, time_first: bool = False) -> None:
+        super().__init__()
+        self.stem, self.head, self.table, self.soft = stem(), nn.Linear(16, 2), nn.Linear(3, 2), nn.Softmax(-1)
+        self.time_first = time_first
+
+    def frames(self, x: Tensor) -> Tensor:
+        if self.time_first:
+            return self.stem(x.transpose(0, 1).flatten(0, 1)).view(x.shape[1], len(x), -1).transpose(0, 1)
+        return self.stem(x.flatten(0, 1)).view(*x.shape[:2], -1)
+
+    def forward(self, x: Tensor, table: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        h = self.frames(x)
+        h = h.mean(1) if mask is None else (h * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True)
+        y = self.head(h)
+        return self.soft(y) if table is None else y + self.table(table).relu()
+
+
+class Each(Clips):
+    """A score of each frame, and the mean of their softmaxes."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.frames(x)
+        if self.time_first:
+            h = h.transpose(0, 1)
+        return self.soft(self.head(h.flatten(0, 1))).view(*h.shape[:2], -1).mean(0 if self.time_first else 1)
+
+
+@pytest.mark.parametrize("kind", ["two inputs", "shared mask", "own mask", "own mask of two"])
+def test_several_inputs_and_fixed_ones_go_together_with_merged_frames(kind: str) -> None:
+    """Values and weights of each image are autograd's on the model itself, and the ledger sums to the score."""
+    model, x, table = seeded(Clips), values(2, 3, 2, 6, 6), values(2, 3, seed=1)
+    masks = torch.tensor([[1.0, 0, 2], [1, 3, 0]]).double()
+    given: dict[str, Tensor] = {"x": x, "table": table}
+    if kind != "two inputs":
+        given["mask"] = masks[0] if kind == "shared mask" else masks
+    fixed = [name for name in given if name == "mask"] + (["table"] if kind == "own mask of two" else [])
+    graph = linreg.trace(model, given, fixed=fixed or None)
+    assert graph.one_by_one and graph.batch is None
+    own = kind.startswith("own")
+    for images in ([0], [1]) if own else ([0, 1], [1]):
+        part = {name: value if name == "mask" and not own else value[images] for name, value in given.items()}
+        lin = graph.linearize(part)
+        data = [part[name].clone().requires_grad_() for name in ("x", "table") if name not in fixed]
+        words = {**part, **dict(zip((n for n in ("x", "table") if n not in fixed), data, strict=True))}
+        y = model(**words)
+        torch.testing.assert_close(lin.output, y.detach(), **EXACT)
+        weights = lin.weight(1)
+        found = weights if isinstance(weights, dict) else {"x": weights}
+        for name, slope in zip(found, torch.autograd.grad(y[:, 1].sum(), data), strict=True):
+            torch.testing.assert_close(found[name], slope, **EXACT)
+        torch.testing.assert_close(lin.ledger(1).total, y[:, 1].detach(), **EXACT)
+    if own:
+        with pytest.raises(
+            LinregError, match=r"captured image by image, and its fixed input '(mask|table)' is another"
+        ):
+            graph.linearize(given)
+        same = {name: value[:1].expand_as(value) if name in fixed else value for name, value in given.items()}
+        torch.testing.assert_close(graph(same), model(**same).detach(), **EXACT)
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_a_module_that_is_given_merged_frames_may_be_the_end(time_first: bool) -> None:
+    """Its value for each frame, (N, T, K), is what it gives the loop over frames."""
+    model, x = seeded(lambda: Each(time_first)), values(2, 3, 2, 6, 6)
+    graph = linreg.trace(model, x, output="head")
+    assert graph.one_by_one
+    x = values(3, 3, 2, 6, 6, seed=2).requires_grad_()
+    expected = torch.stack([model.head(model.stem(x[:, t]).flatten(1)) for t in range(3)], 1)
+    lin = graph.linearize(x.detach())
+    torch.testing.assert_close(lin.output, expected.detach(), **EXACT)
+    weights = values(3, 2, seed=4)
+    (slope,) = torch.autograd.grad((expected * weights).sum(), x)
+    torch.testing.assert_close(lin.weight(weights), slope, **EXACT)
+
+
+@pytest.mark.parametrize("case", ["frames", "views", "points", "thresholds", "heads"])
+def test_the_module_of_such_a_graph_is_traced_again(case: str) -> None:
+    model, x = model_of(case)
+    assert_agrees(linreg.trace(model, x).to_module(), x)

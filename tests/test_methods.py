@@ -15,11 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import seeded_net
+from scipy.stats import kstest, spearmanr
 from torch import Tensor, nn
 
 from dmbp import DmbpError
 from dmbp.evaluation import captured as kept
-from dmbp.evaluation import methods
+from dmbp.evaluation import insertion, methods
 from dmbp.evaluation.captured import captured
 from dmbp.evaluation.methods.option_table import COMMAND, page
 from linreg import LinregError
@@ -31,7 +32,7 @@ FAST = {
 }  # fmt: skip
 SPECS = [*(f"{label}:{FAST[label]}" if label in FAST else label for label in methods.METHODS),
          "dmbp:iterations=3,map=complete", "fullgrad:psi=signed", "gradcam:relu=no"]  # fmt: skip
-COARSE = {"gradcam", "rise", "fullgrad"}
+COARSE = {"gradcam", "rise", "fullgrad", "random"}
 every_method = pytest.mark.parametrize("spec", SPECS)
 
 
@@ -190,6 +191,68 @@ def test_a_network_of_one_batch_size() -> None:
     found = methods.GuidedBackprop()(model, x, 0)
     torch.testing.assert_close(3 * found, methods.GuidedBackprop()(plain, x, 0))
     assert methods.GuidedBackprop()(model, x[:2], 0).shape == (2, 2, 6, 5)
+
+
+class Frames(Net):
+    """Merges the frames of its one picture with the batch, and takes no other number of pictures."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            raise ValueError(f"one at a time, not {len(x)}")
+        return super().forward(x.view(3, 2, *x.shape[2:])).mean(0, keepdim=True)
+
+
+class Averaged(Net):
+    """One row of scores, however many pictures there are; alone the same network as `Frames`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(-1, 2, *x.shape[2:])).mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("spec", ["nd", "ig:steps=5", "smoothgrad:samples=3", "rise:masks=20,cells=3",
+                                  "lpr:iterations=2", "random", "guided-backprop", "dmbp:iterations=3"])  # fmt: skip
+def test_networks_that_take_one_picture_are_asked_one_by_one(spec: str) -> None:
+    """Maps and curves of a batch are those of each picture alone; so where a network makes one row of a batch."""
+    method = methods.parse(spec)
+    model, x = seeded_net(Frames, 6, 6, 5, images=2, seed=2)
+    merging, _ = seeded_net(Averaged, 6, 6, 5, images=2, seed=2)
+    together = method(model, x, [0, 2])
+    for n, k in enumerate([0, 2]):
+        alone = method(model, x[n : n + 1], k)
+        torch.testing.assert_close(alone, together[n : n + 1], rtol=1e-9, atol=1e-9 * float(together.abs().max()))
+    if method.label not in ("lpr", "guided-backprop", "dmbp"):  # whose graph such a network cannot have
+        torch.testing.assert_close(method(merging, x, [0, 2]), together, rtol=1e-9, atol=1e-12)
+    curve = insertion(model, x, [0, 2], together, step=7)
+    assert torch.equal(curve.scores[1], insertion(model, x[1:], 2, together[1:], step=7).scores[0])
+
+
+def test_where_even_one_picture_fails_the_networks_own_words_are_told() -> None:
+    model, x = seeded_net(Frames, 6, 6, 5, images=2, seed=2)
+    with pytest.raises(
+        DmbpError, match=r"the network fails on a picture of the shape \(5, 6, 5\): RuntimeError: shape"
+    ):
+        methods.ND()(model, x[:, :5], 0)
+    with pytest.raises(DmbpError, match="there is no class 7"):
+        methods.ND()(model, x, 7)
+    for several in ((x, x), {"left": x, "right": x}):
+        with pytest.raises(DmbpError, match=r"dmbp\.explain\(model, x\) takes several inputs"):
+            methods.ND()(model, several, 0)  # type: ignore[arg-type]
+
+
+def test_a_random_map_knows_the_picture_and_nothing_else() -> None:
+    """Uniform on −1 to 1, by Kolmogorov and Smirnov; without a rank in common with another picture, class or seed."""
+    x = torch.randn(2, 3, 60, 50, generator=torch.Generator().manual_seed(0))
+    ones, twos = (nn.Sequential(nn.Flatten(), nn.Linear(9000, k)).eval() for k in (2, 2))
+    maps = methods.RandomMap()(ones, x, [0, 1])
+    assert torch.equal(maps, methods.RandomMap()(twos, x, [0, 1])) and maps.shape == (2, 1, 60, 50)
+    flat = [maps[0], maps[1], methods.RandomMap()(ones, x, 1)[0], methods.RandomMap(seed=1)(ones, x, 0)[0]]
+    values = [each.flatten().double().numpy() for each in flat]
+    for k, one in enumerate(values):
+        assert kstest(one, "uniform", (-1, 2)).pvalue > 1e-3
+        for other in values[:k]:
+            assert abs(spearmanr(one, other).statistic) < 4 / 3000**0.5
+    double = methods.RandomMap()(ones.double(), x.double(), [0, 1])
+    torch.testing.assert_close(double.float(), maps)
 
 
 def test_networks_that_are_not_piecewise_linear() -> None:

@@ -106,7 +106,8 @@ def test_layers_of_torch_nn() -> None:
         ("conv1d", "1", nn.Conv1d), ("conv3d", "5", nn.MaxPool3d), ("free_bn", "0", nn.BatchNorm2d),
         ("free_bn", "8", nn.Linear), ("constants", "relu@1", nn.ReLU), ("constants", "sub", Function),
     ]:  # fmt: skip
-        assert type(net(name).get_submodule(place)) is kind, (name, place)
+        network = net(name)
+        assert type(network.get_submodule(network.paths[place])) is kind, (name, place)
     folded = net("conv_bn").get_submodule("1")
     assert type(folded) is nn.Conv2d and folded.bias is not None and repr(folded).startswith("Conv2d(3, 4, kernel")
 
@@ -196,7 +197,7 @@ def test_saved_whole() -> None:
     assert torch.equal(torch.load(file, weights_only=False)(t.x), t.graph(t.x))
 
 
-@pytest.mark.parametrize("name", ["residual_inner", "gates", "wiring", "constants"])
+@pytest.mark.parametrize("name", ["residual_inner", "gates", "wiring", "constants", "selections"])
 def test_exports_and_traces(name: str) -> None:
     t = traced(name)
     network = t.graph.to_module()
@@ -204,7 +205,7 @@ def test_exports_and_traces(name: str) -> None:
     torch.testing.assert_close(dynamic.module()(t.x[:2]), t.graph(t.x[:2]), **EXACT)
     again = linreg.trace(network, t.x)
     torch.testing.assert_close(again(t.x), t.graph(t.x), **EXACT)
-    layers = {name for name, path in network.paths.items() if not isinstance(network.get_submodule(path), Function)}
+    layers = {path for path in network.paths.values() if not isinstance(network.get_submodule(path), Function)}
     assert layers <= {node.name for node in again.nodes}
     assert sum(node.is_gate for node in again.nodes) == sum(node.is_gate for node in t.graph.nodes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from nets import Inner, seeded_net
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from dmbp import DmbpError
 from dmbp.evaluation import layer_randomization, localization, methods
@@ -154,6 +156,37 @@ def test_what_is_kept_of_a_network_is_not_of_the_redrawn_one() -> None:
     expected = layer_randomization(methods.ND(), model, x, 0, order="top-down")
     torch.testing.assert_close(found.correlations, expected.correlations, rtol=0, atol=1e-12)
     assert found.layers == ("3", "0") and len(set(found.correlations.flatten().tolist())) == 6
+
+
+def test_weights_that_are_computed_from_others_are_redrawn_too() -> None:
+    """Under weight norm, spectral norm and the older hooks: the correlations of a plain network of the same weights."""
+
+    def build() -> nn.Module:
+        layers = [nn.Conv2d(2, 9, 3), nn.Conv2d(9, 9, 1), nn.Conv2d(9, 4, 1), nn.Linear(48, 3)]
+        return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2], nn.ReLU(), nn.Flatten(), layers[3])
+
+    model, x = seeded_net(build, 2, 6, 5, images=3, seed=1)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(0)
+        parametrizations.weight_norm(model[0])
+        parametrizations.spectral_norm(model[2])
+        nn.utils.spectral_norm(model[4])
+        nn.utils.weight_norm(model[7])
+    plain, _ = seeded_net(build, 2, 6, 5, images=3, seed=1)
+    with torch.no_grad():
+        model.eval()(x)  # after which all weights are those of eval mode
+        for place in (0, 2, 4, 7):
+            plain[place].weight.copy_(model[place].weight)
+            plain[place].bias.copy_(model[place].bias)
+    before = copy.deepcopy(model.state_dict())
+    for order in ("last", "top-down", "bottom-up"):
+        expected = layer_randomization(methods.ND(), plain, x, 0, order=order)
+        found = layer_randomization(methods.ND(), model, x, 0, order=order)
+        assert found.layers == expected.layers and len(found.layers) == (1 if order == "last" else 4)
+        torch.testing.assert_close(found.correlations, expected.correlations, rtol=0, atol=1e-12)
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_layers_and_their_sizes() -> None:

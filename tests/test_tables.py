@@ -12,7 +12,7 @@ import pytest
 
 from dmbp.evaluation.bootstrap import Mean, means
 from dmbp.evaluation.measures import metrics_of
-from dmbp.evaluation.published import PLACES, TABLE_1, TABLE_2, TABLE_3, column
+from dmbp.evaluation.published import AVERAGE_2, PLACES, TABLE_1, TABLE_2, TABLE_3, column
 from dmbp.evaluation.record import Key, Results
 from dmbp.evaluation.rendering import RENDERERS
 from dmbp.evaluation.tables import Place, Study, Table, tables
@@ -122,6 +122,38 @@ def test_the_papers_figures_stand_under_ours_of_the_same_network() -> None:
     assert sum(row.printed for row in rows) == len(TABLE_1)
     text = RENDERERS["txt"]([made["table-1"]])
     assert "VOC/VGG16†" in text and "[0.62]" in text and "95 % bootstrap interval" in text
+
+
+def test_the_average_is_that_of_the_rows_above_it() -> None:
+    """The paper's own Avg is the mean of its six rows, as printed; ours of our rows, with the interval of that mean."""
+    for method, printed in AVERAGE_2[0].figures.items():
+        assert abs(np.mean([line.figures[method] for line in TABLE_2]) - printed) < 0.0051
+    areas = dict(AREAS)
+    areas["ig"] = [rows[:1] for rows in AREAS["ig"]]  # which has no cIM
+    made = study(areas)
+    *rows, ours, paper = named(tables(made))["table-2"].rows
+    columns = named(tables(made))["table-2"].columns
+    assert (ours.place, ours.measure, ours.printed) == ("Avg", "", False) and (paper.place, paper.printed) == (
+        "Avg†",
+        True,
+    )
+    assert [cell.value for cell in paper.cells if cell] == [0.23, 0.27, 0.42]
+    own = [row for row in rows if not row.printed]
+    for k, title in enumerate(columns):
+        above, cell = [row.cells[k] for row in own], ours.cells[k]
+        if title == "IG":
+            assert cell is None and None in above
+            continue
+        assert cell is not None and cell.value == pytest.approx(np.mean([each.value for each in above if each]))
+        assert cell.count == 10 and cell.low < cell.value < cell.high
+    # cIM is one less IM: where each picture has both, their mean is a half whatever is drawn.
+    both = study({name: [rows for rows in pictures if len(rows) > 1] for name, pictures in AREAS.items()})
+    for cell in named(tables(both))["table-2"].rows[-2].cells:
+        assert cell is not None and (cell.low, cell.value, cell.high) == pytest.approx((0.5, 0.5, 0.5))
+    text = RENDERERS["txt"]([named(tables(made))["table-2"]])
+    assert "Avg is the mean of our rows" in text
+    single = study({"nd": [[0.2], [0.3]], "dmbp": [[0.3], [0.1]]})
+    assert [row.place for row in named(tables(single))["table-2"].rows if row.place == "Avg"] == []
 
 
 def test_what_ties_and_gaps_do_is_said() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from approx import EXACT, values
-from nets import traced
+from nets import seeded, traced
 from torch import nn
 
+import dmbp
 import linreg
 from linreg import LinregError
 from linreg.target import at, box, cotangent, held, region, unit
@@ -219,3 +220,20 @@ def test_the_unit_of_weights_is_a_power_of_two() -> None:
     assert largest[2] == 0 and ((largest >= 1) & (largest < 2))[[0, 1, 3, 4, 5]].all()
     torch.testing.assert_close(weights / powers * powers, weights, rtol=0, atol=0)
     assert powers[5] == 1  # a class: nothing changes
+
+
+def test_many_images_are_explained_each_by_its_own_mask() -> None:
+    """As `explain` does with the same region at once; a mask too few is said."""
+    network = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)))
+    x = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masks = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5
+    graph = linreg.trace(network, x)
+    whole = dmbp.explain(graph, x, region(2, masks), iterations=3, progress=False)
+    found = list(dmbp.explain_all(graph, x, region(2, masks), iterations=3, batch_size=2, progress=False))
+    for n, one in enumerate(found):
+        assert one.y == pytest.approx(network(x[n : n + 1])[0, 2][masks[n]].mean().item())
+        torch.testing.assert_close(one.attribution, whole.attribution[n], rtol=1e-10, atol=1e-13)
+    same = dmbp.explain_all(graph, x, region(2, masks[0]), iterations=0, progress=False)
+    assert [one.y for one in same] == pytest.approx(network(x)[:, 2][:, masks[0]].mean(1).tolist())
+    with pytest.raises(dmbp.DmbpError, match="there are 3 images, and 2 targets"):
+        list(dmbp.explain_all(graph, x, region(2, masks[:2]), iterations=0, progress=False))

@@ -24,6 +24,7 @@ from linreg.operators import Convolution, Diagonal, Linear
 from linreg.operators.arithmetic import Sum
 from linreg.operators.gates import LeakyReLU
 from linreg.operators.pooling import MaxPool
+from linreg.regions import nearest
 from tutorials import TUTORIALS
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -154,6 +155,10 @@ MUTATIONS = {
     "the objective climbed": Mutation("05_learning", climbing),
     "half of the gradient in the autograd Function": Mutation(
         "05_learning", method(MaskedPasses, backward=staticmethod(half_the_gradient))
+    ),
+    # regions
+    "a wall's distance by the norm itself, not by its dual": Mutation(
+        "11_regions", everywhere(nearest._dual, lambda rows, norm: rows.flatten(1).norm(norm, dim=1))
     ),
     # curves
     "the error of an interpolant understated": Mutation(

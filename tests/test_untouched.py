@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from threading import Thread, get_ident
 
 import pytest
 import torch
@@ -11,9 +12,19 @@ from approx import EXACT, values
 from fingerprint import assert_same, fingerprint
 from nets import NETS, Lambda, seeded
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 import linreg
 from linreg import LinregError
+from linreg.capture.private import private
 
 
 def used(model: nn.Module, x: Tensor) -> nn.Module:
@@ -54,6 +65,69 @@ def test_model_is_left_as_it_was_when_tracing_fails() -> None:
             linreg.trace(model, x)
         assert_same(before, fingerprint(model))
         assert torch.is_grad_enabled()
+
+
+def everybodys() -> dict[str, dict[int, object]]:
+    """The hooks on all modules, of each kind that torch.nn has."""
+    return {name: dict(hooks) for name, hooks in vars(registry).items() if isinstance(hooks, dict) and "_hooks" in name}
+
+
+def test_hooks_on_all_modules_see_real_values_once_and_stay() -> None:
+    """They are everybody's: what they collect is no tensor of the exporter's, and they are there as before."""
+    seen: list[Tensor] = []
+    registered: list[str] = []
+    handles = [
+        register_module_forward_hook(lambda _, __, z: seen.append(z)),
+        register_module_forward_pre_hook(lambda _, inputs: seen.extend(inputs)),
+        register_module_full_backward_hook(lambda *_: None),
+        register_module_buffer_registration_hook(lambda _, name, __: registered.append(name)),
+        register_module_module_registration_hook(lambda _, name, __: registered.append(name)),
+        register_module_parameter_registration_hook(lambda _, name, __: registered.append(name)),
+    ]
+    try:
+        model, x = NETS["conv_bn"]()
+        before = everybodys()
+        registered.clear()
+        graph = linreg.trace(model, x)
+        assert len(seen) == 2 * len(list(model.modules())) and registered == []
+        assert all(type(value) is Tensor and value.dtype == torch.float64 for value in seen)
+        assert before == everybodys()
+        seen.clear()
+        model(x)
+        assert len(seen) == 2 * len(list(model.modules()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    torch.testing.assert_close(graph(x), model(x).detach(), **EXACT)
+
+
+def test_a_hook_on_all_modules_that_changes_values_is_captured_as_one_of_the_models_own() -> None:
+    model, x = NETS["chain"]()
+    handle = register_module_forward_hook(lambda module, _, z: 2 * z if isinstance(module, nn.Linear) else None)
+    try:
+        graph, expected = linreg.trace(model, x), model(x).detach()
+    finally:
+        handle.remove()
+    torch.testing.assert_close(graph(x), expected, **EXACT)
+    assert not torch.allclose(graph(x), model(x))
+
+
+def test_other_threads_keep_their_hooks_and_one_taken_off_meanwhile_stays_off() -> None:
+    model, x = NETS["chain"]()
+    heard: list[int] = []
+    handle = register_module_forward_hook(lambda *_: heard.append(get_ident()))
+    other = register_module_forward_hook(lambda *_: None)
+    with private(model):
+        model(x)
+        assert heard == []  # this thread captures
+        worker = Thread(target=model, args=(x,))
+        worker.start()
+        worker.join()
+        assert set(heard) == {worker.ident}
+        other.remove()
+    assert len(registry._global_forward_hooks) == 1
+    handle.remove()
+    assert not registry._global_forward_hooks
 
 
 def test_graph_does_not_follow_the_model() -> None:

@@ -15,6 +15,9 @@ from scipy.stats import spearmanr
 
 import dmbp
 from dmbp import verdict
+from dmbp.evaluation import insertion
+from dmbp.evaluation.randomization import redraw
+from dmbp.evaluation.trial import Trial
 from dmbp.standing import percent, probable
 
 pytestmark = pytest.mark.xdist_group("verdict")
@@ -122,7 +125,7 @@ def grown(start: float, end: float) -> Callable[[dict[str, np.ndarray]], None]:
         (grown(1.99, 14.9), "good", ("paper", "complete"), "shows all of y⁺ and y⁻"),
         (grown(1.99, 15.1), "doubtful", ("paper", "complete"), "fewer iterations may do better"),
         (grown(2.01, 14.9), "doubtful", ("paper", "complete"), "cancels: y⁺ is 15 times |y|"),
-        (grown(4.01, 14.9), "do not trust", ("paper", "complete"), "signs mean little"),
+        (grown(3.01, 14.9), "do not trust", ("paper", "complete"), "signs mean little"),
         (grown(1.99, 60.1), "do not trust", ("paper", "complete"), "y⁺ is 60 times |y| (2.0 times |y| before"),
     ],
 )
@@ -192,6 +195,53 @@ def test_a_difference_of_classes_tells_both() -> None:
     assert " against " in found.words and [each.index for each in found.others] == [1]
     odd = dmbp.explain(traced("conv_bn").graph, traced("conv_bn").x[:3], weights * 2, iterations=2, progress=False)
     assert odd.verdict().standing is None
+
+
+# ---- put to the test ----
+
+
+def test_a_check_measures_the_maps_and_redraws_the_last_layer() -> None:
+    """Areas by the metric itself, on the module; the redrawn map by another network, which differs in that layer."""
+    result = explained("conv_bn", iterations=3)
+    lin = result.split.lin
+    tried = result.verdict(1, check=True).tried
+    assert tried is not None and tried.steps == 36
+    maps = {
+        "paper": result.attribution.sum(1),
+        "complete": result.complete,
+        "nd": (lin.weight(TARGET) * lin.input).sum(1),
+    }
+    for name, values in maps.items():
+        curve = insertion(traced("conv_bn").model.eval(), lin.input[1:2], 2, values[1:2], step=1)
+        assert tried.areas[name] == pytest.approx(curve.area.item(), rel=1e-9)
+    other = lin.graph.to_module()
+    redraw(other.get_submodule(tried.layer), torch.Generator().manual_seed(0))
+    again = dmbp.explain(other, lin.input[1:2], 2, iterations=3, progress=False)
+    for name, (ours, theirs) in {"paper": (result.attribution[1].sum(0), again.attribution[0].sum(0)),
+                                 "complete": (result.complete[1], again.complete[0])}.items():  # fmt: skip
+        assert tried.redrawn[name] == pytest.approx(spearmanr(ours.flatten(), theirs.flatten()).statistic, abs=1e-9)
+
+
+def test_a_map_that_fails_the_check_is_doubtful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = explained("conv_bn")
+    assert result.verdict().level == "good"
+
+    def failing(*maps: str) -> None:
+        found = Trial("insertion area", {}, {}, "fc", 56, maps)
+        monkeypatch.setattr("dmbp.evaluation.trial.trial", lambda *_: found)
+
+    failing("paper", "complete")
+    assert result.verdict(check=True).level == "doubtful"
+    assert "no map passed the check" in result.verdict(check=True).words
+    failing("paper")
+    assert (result.verdict(check=True).level, result.verdict(check=True).trusted) == ("good", ("complete",))
+    monkeypatch.undo()
+    loaded = dmbp.load(result.save(tmp_path / "out.npz"))
+    with pytest.raises(dmbp.DmbpError, match="read from a file, which holds its numbers and not its network"):
+        loaded.verdict(check=True)
+    features = dmbp.explain(traced("chain").graph, traced("chain").x[:3], TARGET, iterations=1, progress=False)
+    with pytest.raises(dmbp.DmbpError, match="one input with positions, and a class as its target"):
+        features.verdict(check=True)
 
 
 def test_its_record_is_all_plain() -> None:

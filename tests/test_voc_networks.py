@@ -142,7 +142,8 @@ def test_pools_of_vgg_are_in_ceil_mode_and_means_are_caffes() -> None:
 
 def test_a_file_that_is_another_one_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
-        DmbpError, match=r"voc:resnet50 needs its weights: fetch https://.*resnet50_voc-9ca920d6.pth.tar"
+        DmbpError,
+        match=r"voc:resnet50 needs its weights: fetch https:.*resnet50_voc-9ca920d6.pth.tar and .* torchvision",
     ):
         load_model("voc:resnet50")
     with pytest.raises(DmbpError, match="there is no network voc:vgg19; expected voc:vgg16, voc:resnet50"):

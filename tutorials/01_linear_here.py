@@ -28,6 +28,7 @@
 # | $x$ | the input: a vector, or a picture | 1 |
 # | $F$ and $y = F(x)$ | the network as a function, and its *score*: one number | 1 |
 # | $L$ and $l$ | how many hidden layers there are, and the number of one of them | 1 |
+# | $f_l$ | layer $l$ as a function | 1 |
 # | $W_l$, $b_l$ | the weights and the biases of layer $l$ | 1, 2 |
 # | $w$, $b$ | the weights and the bias of the output | 1, 2 |
 # | $z_l$ | what arrives at the gates of layer $l$, for instance $W_l h_{l-1} + b_l$ | 1 |
@@ -52,12 +53,12 @@
 # | $\hat W_l^+$, $\hat W_l^-$ | the two parts into which the masks split $\hat W_l$ | 4 |
 # | $H_L^+$, $H_L^-$, $H_L^\sim$ | the parts of $H_L$: positive, negative, nuisance | 4 |
 # | $y^+$, $y^-$, $y^\sim$ | the parts of the score: for, against, and the rest | 4 |
+# | $h^+$, $h^-$, $h^\sim$ | the parts of a value on its way through the network | 4 |
 # | $P(\sigma)$ | the score of the network with the masks $\sigma$ put in | 4 |
 # | $F^+$, $F^-$ | the network with the masks $\sigma$, and with $1 - \sigma$ | 4 |
 # | $u$ | $P(0)$: what no mask touches | 4 |
 # | $\mathcal L$ | the objective that learning makes small | 5 |
 # | $\theta_l$ | the logits of the masks: $\sigma_l = \mathrm{sigmoid}(\theta_l)$ | 5 |
-# | $h^+$, $h^-$, $h^\sim$ | the parts of a value on its way through the network | 4 |
 # | $v$ | the average of squared gradients that RMSprop keeps | 5 |
 
 # %%
@@ -92,7 +93,10 @@ def close(one, other):
 # gives, $h_{l-1}$, and multiplies it by its matrix of weights, $W_l$. Then come the
 # gates: a ReLU sets each negative number to zero. This is Eq. (2):
 #
-# $$h_l = f_l(h_{l-1}) = \phi(W_l h_{l-1}), \qquad \phi(z) = \max(z, 0)$$
+# $$\begin{aligned}
+# h_l &= f_l(h_{l-1}) = \phi(W_l h_{l-1}) \\
+# \phi(z) &= \max(z, 0)
+# \end{aligned}$$
 #
 # There are $L$ such layers, and the first one gets the input: $h_0 = x$. At the end one
 # more row of weights, $w$, makes a single number out of $h_L$. We call this number the
@@ -159,7 +163,6 @@ def mark_input(ax):
     ax.set(xlabel="first input", ylabel="second input")
 
 
-# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(5.6, 4.8))
 colours = region.view(401, 401).T % 20
 ax.imshow(colours.numpy(), cmap="tab20", alpha=0.55, **AREA)
@@ -185,8 +188,10 @@ title = ax.set_title(f"{len(patterns)} linear regions; lines of equal score")
 # (What about zero itself? We take $\mathcal H(0) = 0$: there the gate is closed.
 # PyTorch does the same.) The layer and its gates are then one matrix, $\hat W_l$:
 #
-# $$h_l = \hat W_l h_{l-1}, \qquad
-# \hat W_l = \mathrm{diag}(\mathcal H(W_l h_{l-1}))\, W_l$$
+# $$\begin{aligned}
+# h_l &= \hat W_l h_{l-1} \\
+# \hat W_l &= \mathrm{diag}(\mathcal H(W_l h_{l-1}))\, W_l
+# \end{aligned}$$
 #
 # In the code $\hat W_1$ is called `W1_hat`.
 
@@ -234,7 +239,10 @@ print(lin.summary())
 # Put the layers behind each other. The score is $w$, times the last matrix, times the
 # one before, and so on down to the first, times the input:
 #
-# $$y = w^\top [\hat W_L \dots \hat W_2 \hat W_1]\, x = w^\top H_L\, x$$
+# $$\begin{aligned}
+# y &= w^\top [\hat W_L \dots \hat W_2 \hat W_1]\, x \\
+# &= w^\top H_L\, x
+# \end{aligned}$$
 #
 # $H_L$ is the product of all the gated matrices: it leads from the input to the last
 # gates. Multiply by $w^\top$ too, and you have a row with one number for each input,

@@ -36,11 +36,17 @@ def close(one, other):
 #
 # Now each layer adds a bias before its gates. This is Eq. (12):
 #
-# $$h_l = \phi(z_l), \qquad z_l = W_l h_{l-1} + b_l$$
+# $$\begin{aligned}
+# z_l &= W_l h_{l-1} + b_l \\
+# h_l &= \phi(z_l)
+# \end{aligned}$$
 #
 # With three hidden layers the score is then
 #
-# $$y = w^\top \phi(W_3\, \phi(W_2\, \phi(W_1 x + b_1) + b_2) + b_3) + b$$
+# $$\begin{aligned}
+# y = w^\top \phi\big(&W_3\, \phi(W_2\, \phi(W_1 x + b_1) \\
+# &+ b_2) + b_3\big) + b
+# \end{aligned}$$
 #
 # This is Eq. (17) of the paper, with one difference. The paper leaves out the last two
 # biases, $b_3$ and $b$, to save space. Most networks have them, so ours has them too.
@@ -136,8 +142,10 @@ assert (walk[at_origin] - beta).abs() > 0.1
 # So it is handy to put the gates of a layer together with the matrix of the *next*
 # layer:
 #
-# $$\check W_l = W_l\, \mathrm{diag}(\mathcal H(z_{l-1})), \qquad
-# z_l = \check W_l\, z_{l-1} + b_l$$
+# $$\begin{aligned}
+# \check W_l &= W_l\, \mathrm{diag}(\mathcal H(z_{l-1})) \\
+# z_l &= \check W_l\, z_{l-1} + b_l
+# \end{aligned}$$
 #
 # Compare this with lesson 1. There, in Eq. (3), the gates stood on the left of a
 # matrix, on its outputs, and blanked rows: $\hat W_l$. Here they stand on the right, on
@@ -191,7 +199,8 @@ assert close(lin.matrix("output", start="layer3")[0], w_check)
 # $$\begin{aligned}
 # z_1 &= W_1 x + b_1 \\
 # z_2 &= \check W_2 W_1 x + \check W_2 b_1 + b_2 \\
-# z_3 &= \check W_3 \check W_2 W_1 x + \check W_3 \check W_2 b_1 + \check W_3 b_2 + b_3
+# z_3 &= \check W_3 \check W_2 W_1 x + \check W_3 \check W_2 b_1 \\
+# &\quad + \check W_3 b_2 + b_3
 # \end{aligned}$$
 
 # %%
@@ -204,9 +213,11 @@ assert close(to_z3 @ x[0] + W3_check @ W2_check @ b1 + W3_check @ b2 + b3, z3)
 # The output comes last, and with it Eq. (13), which is also Eq. (19). The input goes
 # through all the matrices. A bias goes through those that come after it:
 #
-# $$y = \check w^\top [\check W_L \dots \check W_2 W_1]\, x
-# + \sum_{l=2}^L \check w^\top [\check W_L \dots \check W_l]\, b_{l-1}
-# + \check w^\top b_L + b$$
+# $$\begin{aligned}
+# y &= \check w^\top [\check W_L \dots \check W_2 W_1]\, x \\
+# &\quad + \sum_{l=2}^L \check w^\top [\check W_L \dots \check W_l]\, b_{l-1} \\
+# &\quad + \check w^\top b_L + b
+# \end{aligned}$$
 #
 # The last two terms belong to the two biases that the paper leaves out.
 
@@ -216,7 +227,7 @@ share_of_b1 = w_check @ W3_check @ W2_check @ b1
 share_of_b2 = w_check @ W3_check @ b2
 share_of_b3 = w_check @ b3
 assert close(share_of_x, (c * x).sum())
-assert close(share_of_b1 + share_of_b2 + share_of_b3 + b, beta[None])
+assert close(share_of_b1 + share_of_b2 + share_of_b3 + b, beta)
 assert close(share_of_x + share_of_b1 + share_of_b2 + share_of_b3 + b, y)
 
 # %% [markdown]
@@ -282,9 +293,10 @@ for shares in (by_autograd, by_inputs, by_outputs):
 
 # %%
 totals = [share.sum() for share in by_autograd]
+in_the_ledger = list(ledger.by_node().values())
 for count in (2, 3, 4):
     reached = (c * x).sum() + sum(totals[:count])
-    left_out = sum(totals[count:])
+    left_out = sum(in_the_ledger[count:])
     assert (y - reached - left_out).abs() < 1e-12 * ledger.magnitude
 
 # %% tags=["hide-input"]
@@ -358,9 +370,11 @@ ax = waterfall(clipped_ledger, ax)
 # multiplies by a weight, and adds a bias. All these are fixed numbers, so that it too
 # is a straight line, with a slope $s$ and an offset $t$ for each channel:
 #
-# $$\mathrm{BN}(z) = s \odot z + t, \qquad
-# s = \frac{\mathrm{weight}}{\sqrt{\mathrm{variance} + \epsilon}}, \qquad
-# t = \mathrm{bias} - s \odot \mathrm{mean}$$
+# $$\begin{aligned}
+# \mathrm{BN}(z) &= s \odot z + t \\
+# s &= \mathrm{weight} \,/ \sqrt{\mathrm{variance} + \epsilon} \\
+# t &= \mathrm{bias} - s \odot \mathrm{mean}
+# \end{aligned}$$
 #
 # The offset of a batch norm is often called its *shift*. The function below collects
 # what each part of a network adds. We use it again in later lessons.

@@ -50,7 +50,10 @@ assert x.shape == (1, 1, 8, 8)
 # A convolutional layer has the same form as the layers of lesson 1. The paper writes
 # $*$ for the convolution, and this is its Eq. (15):
 #
-# $$h_l = \phi(W_l * h_{l-1}) = \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})$$
+# $$\begin{aligned}
+# h_l &= \phi(W_l * h_{l-1}) \\
+# &= \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})
+# \end{aligned}$$
 #
 # The step $\mathcal H$ gives a 1 or a 0 for each pixel of each map: the gates. (We pass
 # over the bias, which is added as in lesson 2.)
@@ -275,7 +278,10 @@ colorbar = figure.colorbar(drawn, ax=axes, label="value")
 # A residual block adds its input to what it makes. What is the matrix that leaves its
 # input as it is? The identity, $I$. So the paper writes its residual layer as
 #
-# $$h_l = \phi(W_l h_{l-1}) + h_{l-1} = (\hat W_l + I)\, h_{l-1}$$
+# $$\begin{aligned}
+# h_l &= \phi(W_l h_{l-1}) + h_{l-1} \\
+# &= (\hat W_l + I)\, h_{l-1}
+# \end{aligned}$$
 
 # %%
 I = torch.eye(32, dtype=torch.float64)
@@ -395,7 +401,10 @@ assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M @ open1)
 # at where the masks sit. In a convolutional layer each pixel of each map has its own,
 # so the masks $\Sigma_l$ are as large as the maps $h_l$:
 #
-# $$h_l = \Sigma_l \odot \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})$$
+# $$\begin{aligned}
+# h_l = \Sigma_l &\odot \mathcal H(W_l * h_{l-1}) \\
+# &\odot (W_l * h_{l-1})
+# \end{aligned}$$
 #
 # We mask the gates `relu2` with random numbers, `sigma`, and run the rest of the
 # network by hand. We run it again with $1 - \sigma$ in place of $\sigma$, and once more

@@ -86,8 +86,11 @@ other_masks = {site: 1 - mask for site, mask in masks.items()}
 # diagonal matrix $\Sigma_l$. With $I - \Sigma_l$ for the other side, one matrix becomes
 # two. This is Eq. (8):
 #
-# $$\hat W_l = \hat W_l^+ + \hat W_l^- = \Sigma_l \hat W_l + (I - \Sigma_l)\, \hat W_l,
-# \qquad \Sigma_l = \mathrm{diag}(\sigma_l)$$
+# $$\begin{aligned}
+# \hat W_l &= \hat W_l^+ + \hat W_l^- \\
+# &= \Sigma_l \hat W_l + (I - \Sigma_l)\, \hat W_l \\
+# \Sigma_l &= \mathrm{diag}(\sigma_l)
+# \end{aligned}$$
 #
 # The function below gates the weights and the biases of a layer. ($\hat b_l$ is $b_l$
 # with a zero for each closed unit.)
@@ -169,8 +172,10 @@ assert close(sum(H_of.values()), lin.matrix("relu3"))
 #
 # $$w^\top H_L\, x = w^\top (H_L^+ + H_L^- + H_L^\sim)\, x$$
 #
-# $$H_L^+ = \Sigma_L \hat W_L \dots \Sigma_1 \hat W_1, \qquad
-# H_L^- = (I - \Sigma_L) \hat W_L \dots (I - \Sigma_1) \hat W_1$$
+# $$\begin{aligned}
+# H_L^+ &= \Sigma_L \hat W_L \dots \Sigma_1 \hat W_1 \\
+# H_L^- &= (I - \Sigma_L) \hat W_L \dots (I - \Sigma_1) \hat W_1
+# \end{aligned}$$
 #
 # It calls $H_L^\sim$ the *nuisance*, and leaves it as the rest. Now we can say what it
 # is: the sum of all the mixed products, $2^L - 2$ in number.
@@ -234,7 +239,11 @@ assert abs(shares[2]) > abs(shares[0]) > abs(shares[1])
 # negative part is its score with $1 - \sigma$. What is left, Algorithm 1 calls the
 # nuisance:
 #
-# $$y^+ = P(\sigma), \qquad y^- = P(1 - \sigma), \qquad y^\sim = y - y^+ - y^-$$
+# $$\begin{aligned}
+# y^+ &= P(\sigma) \\
+# y^- &= P(1 - \sigma) \\
+# y^\sim &= y - y^+ - y^-
+# \end{aligned}$$
 
 
 # %%
@@ -314,8 +323,11 @@ legend = figure.legend([drawn], [label], loc="outside lower center", frameon=Fal
 # signs, and $h^\sim$, which is mixed. A layer acts on all three, and then the masks
 # sort them:
 #
-# $$h^+ \leftarrow \Sigma\, z^+, \qquad h^- \leftarrow (I - \Sigma)\, z^-, \qquad
-# h^\sim \leftarrow \Sigma\, (z^- + z^\sim) + (I - \Sigma)(z^+ + z^\sim)$$
+# $$\begin{aligned}
+# h^+ &\leftarrow \Sigma\, z^+ \\
+# h^- &\leftarrow (I - \Sigma)\, z^- \\
+# h^\sim &\leftarrow \Sigma\, (z^- + z^\sim) + (I - \Sigma)(z^+ + z^\sim)
+# \end{aligned}$$
 #
 # In words: what was all minus and now meets a plus becomes mixed, what was all plus and
 # now meets a minus becomes mixed, and what is mixed stays mixed.
@@ -325,8 +337,12 @@ legend = figure.legend([drawn], [label], loc="outside lower center", frameon=Fal
 # starts in the same way in its own layer, because it meets the masks from there on: it
 # is $b$, $b$ and $-b$.
 #
-# $$(h^+, h^-, h^\sim) = (x, x, -x), \qquad
-# z^\pm = \hat W h^\pm + \hat b, \qquad z^\sim = \hat W h^\sim - \hat b$$
+# $$\begin{aligned}
+# (h^+, h^-, h^\sim) &= (x, x, -x) \text{ at the input} \\
+# z^+ &= \hat W h^+ + \hat b \\
+# z^- &= \hat W h^- + \hat b \\
+# z^\sim &= \hat W h^\sim - \hat b
+# \end{aligned}$$
 
 
 # %%

@@ -79,7 +79,10 @@ assert dmbp.find_sites(lin.graph) == sites
 # $y - 2 y^+$. If $y^\sim$ is negative, its absolute value is $-y^\sim$, and the
 # objective becomes $2 y^- - y$. The larger of the two is always the right one:
 #
-# $$y^- - y^+ + |y^\sim| \;=\; \max(y - 2 y^+, \; 2 y^- - y)$$
+# $$\begin{aligned}
+# &y^- - y^+ + |y^\sim| \\
+# &= \max(y - 2 y^+, \; 2 y^- - y)
+# \end{aligned}$$
 #
 # We check this on a whole grid of possible values of $y^+$ and $y^-$. `loss_all` is the
 # objective as `dmbp` computes it.
@@ -321,8 +324,8 @@ title = ax.set_title("bars: autograd; dots: what arrives × what was there")
 # zero, it starts in the middle:
 #
 # $$\theta_l^i = \begin{cases}
-# 2 & \text{if } \nabla_{h_l}^i F^+ > 0 \text{ and } \nabla_{h_l}^i F^- > 0 \\
-# -2 & \text{if } \nabla_{h_l}^i F^+ < 0 \text{ and } \nabla_{h_l}^i F^- < 0 \\
+# 2 & \text{if } \nabla_{h_l}^i F^+ > 0, \; \nabla_{h_l}^i F^- > 0 \\
+# -2 & \text{if } \nabla_{h_l}^i F^+ < 0, \; \nabla_{h_l}^i F^- < 0 \\
 # 0 & \text{otherwise}
 # \end{cases}$$
 #
@@ -409,27 +412,32 @@ legend = ax.legend()
 
 # %%
 def algorithm_1(network, x, target, start, loss, u):
-    theta = {site: first.clone().requires_grad_() for site, first in start.items()}  # 1
+    theta = leaves(start)  # line 1
     optimizer = torch.optim.RMSprop(theta.values(), lr=0.01)
-    y = network(x)[0, target].detach()  # 2
-    for _ in range(200):  # 3
+    y = network(x)[0, target].detach()  # line 2
+    for _ in range(200):  # line 3
         masks, others = both_sides(theta)
-        y_plus = masked_score(network, x, target, masks) - u  # 4, 5
-        y_minus = masked_score(network, x, target, others) - u  # 6, 7
-        objective = loss(y, y_plus, y_minus)  # 8, 9
+        y_plus = masked_score(network, x, target, masks) - u  # lines 4 and 5
+        y_minus = masked_score(network, x, target, others) - u  # lines 6 and 7
+        objective = loss(y, y_plus, y_minus)  # lines 8 and 9
         optimizer.zero_grad()
-        objective.backward(inputs=list(theta.values()))  # 10
-        optimizer.step()  # 11
-    masks, others = both_sides(theta)  # 12 ends the loop
-    return masks, both_maps(network, x, target, masks, others)  # 13
+        objective.backward(inputs=list(theta.values()))  # line 10
+        optimizer.step()  # line 11
+    masks, others = both_sides(theta)  # line 12 ends the loop
+    return masks, both_maps(network, x, target, masks, others)  # line 13
 
 
 # %% [markdown]
-# Two helpers make it short enough for the screen: the masks of the two passes, and the
-# map of line 13.
+# Three helpers make it short enough for the screen: copies of the logits that autograd
+# can follow, the masks of the two passes, and the map of line 13.
 
 
 # %%
+def leaves(start):
+    """The logits to start from, as leaves of autograd."""
+    return {site: logits.clone().requires_grad_() for site, logits in start.items()}
+
+
 def both_sides(theta):
     """The masks of the positive pass, and those of the negative pass."""
     masks = {site: logits.sigmoid() for site, logits in theta.items()}
@@ -450,8 +458,8 @@ def both_maps(network, x, target, masks, others):
 
 # %%
 def loss_all(y, y_plus, y_minus):
-    y_rest = y - y_plus - y_minus  # 8
-    return y_minus - y_plus + y_rest.abs()  # 9
+    y_rest = y - y_plus - y_minus  # line 8
+    return y_minus - y_plus + y_rest.abs()  # line 9
 
 
 def loss_plus_minus(y, y_plus, y_minus):
@@ -478,9 +486,20 @@ for name, loss in losses.items():
             assert torch.allclose(mask, masks[site], rtol=0, atol=1e-10)
 
 # %% [markdown]
-# They agree in every mask. `explain` is faster, because it uses the formula for the
-# gradient of a mask. `dmbp.masked_scores` gives the two scores as functions of the
-# logits, with this gradient. We compare it with line 10, at random logits:
+# They agree in every mask. So they do to the letter of the paper, with $u$ left in both
+# sides:
+
+# %%
+masks, a = algorithm_1(network, x, target, start, loss_all, u=0.0)
+result = dmbp.explain(network, x, target, unmasked="both", progress=False)
+assert torch.allclose(result.attribution, a, rtol=0, atol=1e-10)
+for site in sites:
+    assert torch.allclose(result.masks[site], masks[site], rtol=0, atol=1e-10)
+
+# %% [markdown]
+# `explain` is faster, because it uses the formula for the gradient of a mask.
+# `dmbp.masked_scores` gives the two scores as functions of the logits, with this
+# gradient. We compare it with line 10, at random logits:
 
 # %%
 scores = dmbp.masked_scores(lin, sites, target)
@@ -584,8 +603,11 @@ legend = ax.legend()
 # What is each term of the objective good for? The paper's Table 1 compares three
 # objectives. We compare their maps of the picture with a 3 and a 9, all for "3":
 #
-# $$\text{DMBP}^{+}: -y^+, \qquad \text{DMBP}^{+,-}: y^- - y^+, \qquad
-# \text{DMBP}^{All}: y^- - y^+ + |y^\sim|$$
+# $$\begin{aligned}
+# \text{DMBP}^{+} &: \; -y^+ \\
+# \text{DMBP}^{+,-} &: \; y^- - y^+ \\
+# \text{DMBP}^{All} &: \; y^- - y^+ + |y^\sim|
+# \end{aligned}$$
 #
 # First a check: `masked_backward` with the learnt masks gives the maps of `explain`.
 
@@ -684,9 +706,9 @@ assert from_b1 < from_half
 short = dmbp.explain(graph, pair, 3, iterations=20, progress=False)
 assert short.split.positive < results["all"].split.positive
 assert short.split.negative > results["all"].split.negative
-pixels = torch.stack([short.attribution.flatten(), results["all"].attribution.flatten()])
+pixels = [short.attribution.flatten(), results["all"].attribution.flatten()]
 print(short.split)
-print(f"correlation of the maps: {torch.corrcoef(pixels)[0, 1]:.2f}")
+print(f"correlation of the maps: {torch.corrcoef(torch.stack(pixels))[0, 1]:.2f}")
 
 # %% tags=["hide-cell"]
 # 5. They are the same.

@@ -7,40 +7,23 @@ from pathlib import Path
 
 from dmbp import __version__
 from dmbp.bench import PARTS as MEASURES
-from dmbp.learning.objective import LOSSES
-from dmbp.masks import SITES
-from dmbp.models.checkpoints import READERS
-from dmbp.split import UNMASKED
+from dmbp.cli.explain_words import comparison_words, learning_words, looking_words, rather_words
+from dmbp.cli.input_words import WEIGHTS, input_words, network_words, target_words
 
-EXPLAIN = "explain an image: prints the split, writes a figure (.png) and all arrays (.npz)"
-INSPECT = "print a network's operators at an image, the ledger of a score, and its certificate"
+EXPLAIN = "explain an input: prints the split, writes a figure (.png) and all arrays (.npz)"
+COMPARE = "maps of one picture by several methods and for several classes, side by side, with their insertion areas"
+INSPECT = "print a network's operators at an input, the ledger of a score, its certificate, and where its region ends"
 EVALUATE = "judge maps: networks × methods × metrics over a data set, kept as they come; gives the paper's tables"
 BENCH = "measure what an iteration costs here, beside plain PyTorch, the literal algorithm and other methods"
 
-IMAGE = "image file, skimage:NAME (a photo of scikit-image), or digit-pair:0 to digit-pair:7 (shipped; default: 0)"
-MODEL = (
-    "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME or path.py:factory "
-    "(default: digit-pairs for a digit pair, efficientnet-lite0 for any other image)"
-)
 BENCH_MODEL = (
     "digit-pairs (default), digit-pairs-vgg, efficientnet-lite0, path.py:factory, "
     "or torchvision:NAME, with random weights unless --weights gives some"
 )
-MAP = "write this map alone too, without a frame: the paper's ∇ ⊙ x, or the one with the bias terms at their places"
-WEIGHTS = f"weights to read instead, of a network or as a trainer wrote them: {', '.join(READERS)}"
 
-LOSS = (
-    "what the masks minimise: all: y⁻ − y⁺ + |y~|, so that y⁺ and y⁻ take up the score (Eq. 10, default); +-: y⁻ − y⁺; "
-    "+: −y⁺; none: nothing is learned, and the map is c ⊙ x (Eq. 5)"
-)
-WHERE = (
-    "what is masked: gates: the output of each ReLU or other gate (Eq. 16, default); blocks: each residual block as a "
-    "whole, its shortcut included"
-)
-REST = (
-    "where the score that no mask touches, such as the last layer's bias, is counted: nuisance: once, in y~ (default); "
-    "both: in y⁺ and in y⁻ alike (Algorithm 1 to the letter)"
-)
+REGIONS = "say how far the linear function at the input reaches: the nearest walls of its region, and whose they are"
+TO = "with --regions: count the linear pieces on the straight line from INPUT to this one"
+WALLS = "with --regions: write the nearest walls as a figure (.png) and as arrays (.npz) here"
 
 MODELS = "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME, path.py:factory; repeatable"
 MORE_WEIGHTS = "weights to read instead: once for each model, in order; - for a model's own"
@@ -67,19 +50,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _inspect(command: argparse.ArgumentParser) -> None:
-    _weights(command)
-    command.add_argument("image", nargs="?", metavar="IMAGE", help=IMAGE)
-    command.add_argument("--model", help=MODEL)
-    command.add_argument("--target", action="append", metavar="ID|NAME", help="class to explain; may be repeated")
+    input_words(command)
+    network_words(command)
+    target_words(command)
+    command.add_argument("--regions", action="store_true", help=REGIONS)
+    command.add_argument("--to", metavar="INPUT", help=TO)
+    command.add_argument("--out", type=Path, metavar="DIR", help=WALLS)
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
-    _inspect(command)
-    command.add_argument("--iterations", type=_count, default=200, help="default: 200")
-    command.add_argument("--loss", choices=(*LOSSES, "none"), default="all", help=LOSS)
-    command.add_argument("--sites", choices=tuple(SITES), default="gates", help=WHERE)
-    command.add_argument("--unmasked", choices=UNMASKED, default="nuisance", help=REST)
-    command.add_argument("--map", choices=("paper", "complete"), help=MAP)
+    input_words(command, several=True)
+    network_words(command)
+    target_words(command)
+    rather_words(command)
+    learning_words(command, type_=_count)
+    looking_words(command)
+    _out(command)
+
+
+def _compare(command: argparse.ArgumentParser) -> None:
+    input_words(command)
+    network_words(command)
+    comparison_words(command, _positive)
     _out(command)
 
 
@@ -138,6 +130,7 @@ def _positive(text: str) -> int:
 
 COMMANDS = {
     "explain": (EXPLAIN, _explain),
+    "compare": (COMPARE, _compare),
     "inspect": (INSPECT, _inspect),
     "evaluate": (EVALUATE, _evaluate),
     "bench": (BENCH, _bench),

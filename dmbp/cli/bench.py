@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,7 @@ from dmbp.bench.growth_picture import draw_growth
 from dmbp.bench.subject import read_subject
 from dmbp.cli.json_text import as_json
 from dmbp.cli.question import device_of
-from dmbp.files import check_writable, save_figure, slug, writable
+from dmbp.files import check_writable, save_figure_apart, slug, writable
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,8 +35,16 @@ def run(options: argparse.Namespace) -> None:
         writable(options.out)
         stem = slug(re.sub(r"\.py\b", "", re.split(r"[/\\]", measured.name)[-1]))
         figure = draw_growth(report.growth, f"how the cost of DMBP grows: {report.title}")
-        report.figure = str(save_figure(figure, options.out / f"growth-{stem}.png"))
+        report.figure = str(save_figure_apart(figure, options.out, f"growth-{stem}", of=_subject(options)))
     print(as_json(report.as_dict()) if options.json else report.text())
     if report.interrupted:
         print("dmbp: interrupted; kept what was measured so far", file=sys.stderr)
         raise SystemExit(130)
+
+
+def _subject(options: argparse.Namespace) -> str:
+    """What is measured, and with which weights: two files of one name in two folders are two."""
+    file = re.fullmatch(r"(.+\.py):\w+", options.model)
+    place = Path(file[1]).resolve() if file else ""
+    weights = Path(options.weights).resolve() if options.weights else ""
+    return f"{options.model} {place} {weights}"

@@ -13,6 +13,7 @@ from dmbp.datasets.items import Choice, Pictures
 from dmbp.datasets.pairs import digit_items, photo_pairs
 from dmbp.datasets.voc import voc
 from dmbp.errors import DmbpError
+from dmbp.extras import install
 
 DIGIT_PAIRS = 500  # how many are drawn where no count is given
 
@@ -53,7 +54,9 @@ def load_data(
     Pictures('digit-pairs': 3 pictures)
     """
     name, colon, rest = spec.partition(":")
-    if name not in _READERS or bool(colon) != (name in WITH_REST) or (name in WITH_REST and not rest):
+    if name in WITH_REST and not rest:
+        raise DmbpError(f"the data set {name} needs {WITH_REST[name]}")
+    if name not in _READERS or bool(colon) != (name in WITH_REST):
         near = get_close_matches(name, _READERS, n=1, cutoff=0.5)
         hint = f"; near: {near[0]}" if near and near[0] != name else ""
         raise DmbpError(f"unknown data set {spec!r}{hint}; expected {EXPECTED}")
@@ -87,6 +90,12 @@ _READERS: dict[str, Callable[[Wanted], Pictures]] = {
     "folder": _listed(lambda wanted: folder_of_pictures(Path(wanted.rest), wanted.classes)),
     "photo-pairs": _photo_pairs,
 }
-WITH_REST = {"imagenet", "voc", "folder", "photo-pairs"}
+WITH_REST = {
+    "imagenet": "the folder of its validation pictures, as they are distributed: imagenet:FOLDER",
+    "voc": "the folder VOC2012, with JPEGImages, Annotations and ImageSets as they are distributed, and the package "
+    f"defusedxml ({install('eval')}): voc:FOLDER",
+    "folder": "a folder of pictures with labels.csv, a CSV file, or a folder for each class: folder:PATH",
+    "photo-pairs": "the data set whose pictures are put side by side: photo-pairs:DATA, such as photo-pairs:foolbox",
+}
 SPLIT = {"digit-pairs", "voc"}
 EXPECTED = "digit-pairs, foolbox, imagenet:FOLDER, voc:FOLDER, folder:PATH or photo-pairs:SPEC"

@@ -5,6 +5,7 @@ Index letters: n pictures, k columns (methods), B resamples. A value that is not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,20 @@ def means(values: np.ndarray, seed: int = 0) -> list[Mean]:
     The same rows are drawn for all columns, so that columns of differences keep the pairing. The same values and seed
     give the same intervals.
     """
-    defined = np.isfinite(values)
-    filled = np.where(defined, values, 0.0)
-    counts = defined.sum(0)
-    drawn = _resampled(filled, defined.astype(np.float64), seed)
+    return mean_of_means([values], seed)
+
+
+def mean_of_means(blocks: Sequence[np.ndarray], seed: int = 0) -> list[Mean]:
+    """The mean over blocks (n_i, k) of each column's mean over the rows where it is defined, with its interval.
+
+    Each block's rows are drawn by themselves; blocks of as many rows share their draws, so that two metrics of the same
+    pictures keep their pairing. `count` is that of the smallest block. All NaN where a block has no number.
+    """
+    defined = [np.isfinite(block) for block in blocks]
+    filled = [np.where(known, block, 0.0) for known, block in zip(defined, blocks, strict=True)]
+    counts = np.min([known.sum(0) for known in defined], axis=0)
+    pairs = list(zip(filled, defined, strict=True))
+    drawn = np.mean([_resampled(block, known.astype(np.float64), seed) for block, known in pairs], axis=0)
     edges = (50 - LEVEL / 2, 50 + LEVEL / 2)
     found: list[Mean] = []
     for k, count in enumerate(counts):
@@ -54,7 +65,8 @@ def means(values: np.ndarray, seed: int = 0) -> list[Mean]:
             found.append(Mean(np.nan, np.nan, np.nan, 0))
             continue
         low, high = np.nanpercentile(drawn[:, k], edges)
-        found.append(Mean(float(filled[:, k].sum() / count), float(low), float(high), int(count)))
+        value = np.mean([block[:, k].sum() / known[:, k].sum() for block, known in pairs])
+        found.append(Mean(float(value), float(low), float(high), int(count)))
     return found
 
 

@@ -56,6 +56,11 @@ def captured(network: nn.Module, x: Tensor) -> Captured:
     return kept
 
 
+def keep(network: nn.Module, graph: OperatorGraph) -> None:
+    """Let `captured` find a graph that was traced from the network as it is."""
+    _KEPT[network] = Captured(graph, fingerprint(network))
+
+
 @torch.no_grad()
 def fingerprint(network: nn.Module) -> Fingerprint:
     """Of each parameter and buffer: where it lies, how often it was written to, and the sum of its bits."""

@@ -5,12 +5,13 @@ Index letters: N pictures, C channels, P positions of a picture (H·W).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
+from dmbp.runs.memory import is_out_of_memory
 
 Classes = int | Sequence[int] | Tensor
 
@@ -27,6 +28,12 @@ def check_network(network: nn.Module) -> None:
 
 def check_pictures(x: Tensor) -> None:
     """Raise DmbpError unless x is a batch of pictures (N, C, *picture), floating point and finite."""
+    if isinstance(x, Mapping | tuple | list):
+        raise DmbpError(
+            f"expected one tensor of pictures (N, C, H, W), not {type(x).__name__}: methods and metrics are for one "
+            "picture. dmbp.explain(model, x) takes several inputs and gives a map for each by its name; to judge the "
+            "map of one of them, wrap the network in a module that holds the others and takes that picture alone"
+        )
     if not isinstance(x, Tensor) or x.dim() < 3 or x.numel() == 0 or not x.is_floating_point():
         came = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise DmbpError(f"expected pictures (N, C, H, W), floating point, not {came}")
@@ -51,9 +58,42 @@ def class_indices(target: Classes, images: int) -> Tensor:
     return given.long().expand(images).clone()
 
 
-def check_output(output: Tensor, images: int, classes: Iterable[int]) -> Tensor:
+def scores(network: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """The network's scores of x, (N, K): of all pictures at once, or one by one where it takes one at a time.
+
+    Raises DmbpError where it fails on a picture alone, and where it does not give one row for each, or has fewer
+    classes. Where a batch is larger than the memory, that error is passed on.
+    """
+    output = _at_once(network, x)
+    if len(x) > 1 and not _has_rows(output, len(x)):
+        alone = [_at_once(network, picture[None]) for picture in x]
+        if output is None or all(_has_rows(row, 1) for row in alone):
+            output = torch.cat([check_output(row, 1, classes) for row in alone])
+    return check_output(output, len(x), classes)
+
+
+def _at_once(network: nn.Module, x: Tensor) -> object:
+    """What the network gives for these pictures; None where it fails on several."""
+    try:
+        return network(x)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if len(x) > 1:
+            return None
+        first = str(error).strip().partition("\n")[0]
+        raise DmbpError(
+            f"the network fails on a picture of the shape {tuple(x.shape[1:])}: {type(error).__name__}: {first}"
+        ) from error
+
+
+def _has_rows(output: object, images: int) -> bool:
+    return isinstance(output, Tensor) and output.dim() == 2 and len(output) == images
+
+
+def check_output(output: object, images: int, classes: Iterable[int]) -> Tensor:
     """The output, if it is (images, K) and each of `classes` is below K; otherwise raise DmbpError."""
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != images:
+    if not isinstance(output, Tensor) or not _has_rows(output, images):
         came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DmbpError(f"expected one row of scores for each picture, ({images}, classes), not {came}")
     check_classes(classes, output.shape[1])

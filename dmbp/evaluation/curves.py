@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blur import blurred
-from dmbp.evaluation.checks import Classes, check_count, check_network, check_output, class_indices
+from dmbp.evaluation.checks import Classes, check_count, check_network, class_indices, scores
 from dmbp.evaluation.ways import Baseline, Way, complementary_way, deletion_way, insertion_way
 from linreg.text import counted, number
 
@@ -203,7 +203,7 @@ class Scoring:
 
     def scores(self, pictures: Tensor, classes: list[int]) -> Tensor:
         """The mean probability of the classes in each picture, (B,)."""
-        output = check_output(self.network(pictures), len(pictures), classes)
+        output = scores(self.network, pictures, classes)
         probable = self.probability if callable(self.probability) else PROBABILITIES[self.probability]
         return probable(output)[:, classes].mean(1)
 

@@ -6,7 +6,8 @@ information pass this too (Binder et al., 2023), so the cascades tell more: laye
 from the top, or from the bottom.
 
 A layer is a module that the network calls and that holds a weight of two dimensions or more (convolutions, linear
-layers), in the order of the calls; its weight and bias are drawn anew from N(0, s²), with s² the mean square of the
+layers), in the order of the calls; a weight that is computed from others, by weight norm or another parametrization, is
+taken as the layer uses it. Its weight and bias are drawn anew from N(0, s²), with s² the mean square of the
 tensor before, so that scores keep their size. The paper names no variance: ranks of maps that are linear in the last
 layer do not depend on it. Batch norm is left as it is. Adebayo et al. and Quantus draw all that has parameters as their
 framework starts it, which is another thing.
@@ -20,6 +21,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.checks import Classes, check_network, check_pictures, pixel_values
@@ -72,7 +76,7 @@ def layer_randomization(
     generator = torch.Generator().manual_seed(seed)
     before, rows = pixel_values(method(network, x, target), x), []
     for name in layers:
-        network = deepcopy(network)  # not in place: what a method keeps of a network is of one that does not change
+        network = with_own_weights(network)  # not in place: what a method keeps is of a network that does not change
         redraw(network.get_submodule(name), generator)
         rows.append(spearman(before, pixel_values(method(network, x, target), x)))
     return Randomization(tuple(layers), torch.stack(rows))
@@ -80,8 +84,8 @@ def layer_randomization(
 
 @torch.no_grad()
 def redraw(layer: nn.Module, generator: torch.Generator) -> None:
-    """Each parameter of the layer itself from N(0, mean square of what it was)."""
-    for parameter in layer.parameters(recurse=False):
+    """Each parameter of the layer itself, its weight first, from N(0, mean square of what it was)."""
+    for parameter in sorted(layer.parameters(recurse=False), key=lambda parameter: -parameter.dim()):
         size = parameter.detach().cpu().double().square().mean().sqrt()
         parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
@@ -91,7 +95,7 @@ def weighted_layers(network: nn.Module, x: Tensor) -> list[str]:
 
     Raises DmbpError where there is none.
     """
-    network = deepcopy(network)
+    network = with_own_weights(network)
     called: dict[str, None] = {}
     for name, module in network.named_modules():
         if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False)):
@@ -101,3 +105,34 @@ def weighted_layers(network: nn.Module, x: Tensor) -> list[str]:
     if not called:
         raise DmbpError("the network calls no layer that holds a weight of its own: there is nothing to redraw")
     return list(called)
+
+
+def with_own_weights(network: nn.Module) -> nn.Module:
+    """A copy of the network in which each weight that is computed from other parameters is a parameter itself.
+
+    So it is with weight norm, spectral norm and all that torch.nn.utils.parametrize makes; values stay as they are.
+    """
+    computed = (leaf for module in network.modules() for leaf in vars(module).values() if isinstance(leaf, Tensor))
+    copied = deepcopy(network, {id(leaf): leaf.detach().clone() for leaf in computed if leaf.grad_fn is not None})
+    for module in list(copied.modules()):
+        if is_parametrized(module):
+            _unparametrize(module)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+    return copied
+
+
+def _unparametrize(module: nn.Module) -> None:
+    """What torch's own remove_parametrizations does; that would change the class, which the copy shares."""
+    lists = dict(module.get_submodule("parametrizations").named_children())
+    tensors = {name: getattr(module, name).detach().clone() for name in lists}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, tensor in tensors.items():
+        if any(True for _ in lists[name].parameters(recurse=False)):
+            module.register_parameter(name, nn.Parameter(tensor))
+        else:
+            module.register_buffer(name, tensor)

@@ -10,27 +10,25 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dmbp.datasets import Item, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
-from dmbp.evaluation.measures import Found, Method, Rows
+from dmbp.evaluation.measures import Found, Judged, Rows
 from dmbp.evaluation.methods import DMBP
 from dmbp.evaluation.plan import Plan, Subject
 from dmbp.evaluation.record import Key, Writer
 from dmbp.files import slug, whole
-from dmbp.learning.options import Options
 from dmbp.models import Model
-from dmbp.result import Result
 from dmbp.runs.memory import is_out_of_memory
 from linreg import LinregError
 
@@ -46,7 +44,7 @@ class Job:
 
     subject: Subject
     items: tuple[Item, ...]
-    lacking: list[tuple[Method, dict[str, list[str]]]]
+    lacking: list[tuple[Judged, dict[str, list[str]]]]
     kept: frozenset[str]
 
     @property
@@ -105,7 +103,7 @@ class Worker:
     def run(self, job: Job) -> None:
         """All methods and metrics that the pictures of the job lack."""
         shown = [found for item in job.items if (found := self._read(job, item))]
-        made = Made()
+        made = Made(tuple(method for method, _ in job.lacking))
         for method, lacking in job.lacking:
             self.bar.set_description(f"{job.subject.model.name}, {method.name}"[:40], refresh=False)
             if shown:
@@ -121,7 +119,7 @@ class Worker:
             return None
 
     def _judge(
-        self, job: Job, shown: Sequence[Shown], method: Method, lacking: dict[str, list[str]], made: Made
+        self, job: Job, shown: Sequence[Shown], method: Judged, lacking: dict[str, list[str]], made: Made
     ) -> None:
         """One method, for pictures that go together. All of them are judged, and what one lacks of it is written."""
         before = dict(self.clock.parts)
@@ -136,7 +134,7 @@ class Worker:
             if len(shown) > 1 and not is_out_of_memory(error):
                 for one in shown:  # which of them it is, and what the others have
                     if one.item.name in lacking:
-                        self._judge(job, [one], method, lacking, Made())
+                        self._judge(job, [one], method, lacking, Made((method,)))
             else:
                 self._failed(job, shown[0].item, method, error)
             return
@@ -148,7 +146,7 @@ class Worker:
                 self._write(job, one, method, {name: found[name][own] for name in metrics}, spent)
 
     def _write(
-        self, job: Job, one: Shown, method: Method, found: dict[str, list[Found | None]], spent: dict[str, float]
+        self, job: Job, one: Shown, method: Judged, found: dict[str, list[Found | None]], spent: dict[str, float]
     ) -> None:
         targets = list(one.item.targets)
         self._append(
@@ -157,7 +155,7 @@ class Worker:
         )  # fmt: skip
         self.computed += 1
 
-    def _failed(self, job: Job, item: Item, method: Method, error: Exception) -> None:
+    def _failed(self, job: Job, item: Item, method: Judged, error: Exception) -> None:
         if is_out_of_memory(error):
             raise DmbpError(
                 f"{method.name} on {item.name}: the memory is too small ({error}); all finished results are kept: go "
@@ -197,32 +195,40 @@ def _shares(shown: Sequence[Shown]) -> list[slice]:
 class Made:
     """What was made of the pictures of a job, so that no work is done twice.
 
-    `maps` by method: one that is blurred to several widths is made once. `learned` is the last explanation by DMBP, and
-    of what options: the paper's map and the complete one, asked for one after the other, come from the same masks.
+    `methods` are those that are asked for, one after the other. `maps` by method: one that is blurred to several widths
+    is made once, and all of DMBP that come from one learning, maps after fewer iterations too, are made with the first.
     """
 
+    methods: tuple[Judged, ...] = ()
     maps: dict[str, Tensor] = field(default_factory=dict)
-    learned: tuple[Options, Result] | None = None
 
-    def of(self, method: Method, rows: Rows) -> Tensor:
+    def of(self, method: Judged, rows: Rows) -> Tensor:
         """The maps of a method."""
         if isinstance(method, Blurred):
             return method.blur(self.of(method.base, rows))
         if method.name not in self.maps:
-            self.maps[method.name] = (
-                self._disentangled(method, rows) if isinstance(method, DMBP) else method(*_given(rows))
-            )
+            if isinstance(method, DMBP):
+                self._disentangle(method, rows)
+            else:
+                self.maps[method.name] = method(rows.network, rows.x, rows.targets)
         return self.maps[method.name]
 
-    def _disentangled(self, method: DMBP, rows: Rows) -> Tensor:
-        if self.learned is None or self.learned[0] != method.learning:
-            network, x, targets = _given(rows)
-            self.learned = method.learning, method.learned(network, x, torch.tensor(targets, device=x.device))
-        return method.map_of(self.learned[1]).detach()
-
-
-def _given(rows: Rows) -> tuple[nn.Module, Tensor, list[int]]:
-    return rows.network, rows.x, rows.targets
+    def _disentangle(self, method: DMBP, rows: Rows) -> None:
+        """The maps of this method, and of all that learn as it does."""
+        sharp = [other.base if isinstance(other, Blurred) else other for other in self.methods]
+        alike = [other for other in sharp if isinstance(other, DMBP) and other.learns_as(method)]
+        given = rows.network, rows.x, torch.tensor(rows.targets, device=rows.x.device)
+        try:
+            learning = method.learned(*given, {other.iterations for other in alike})
+        except LinregError:
+            if len(alike) < 2:
+                raise
+            learning, alike = method.learned(*given), []  # what fails in another learning is no matter of this one
+        self.maps[method.name] = method.map_of(learning.after(method.iterations)).detach()
+        for other in alike:
+            if other.name not in self.maps:
+                with suppress(LinregError):  # it is told when its turn comes
+                    self.maps[other.name] = other.map_of(learning.after(other.iterations)).detach()
 
 
 def map_file(out: Path, key: Key) -> Path:

@@ -25,6 +25,7 @@ from dmbp.errors import DmbpError
 from dmbp.extras import install, needs
 from dmbp.images import Preprocess
 from dmbp.models.digit_networks import NETWORKS, pretrained
+from dmbp.models.recipe import recipe
 from dmbp.models.voc_networks import CAFFE, VOC_CLASSES, VOC_NETWORKS, voc_network
 from dmbp.models.weights import load_weights
 from dmbp.models.words import first, kind_of
@@ -37,12 +38,6 @@ DIGITS = Preprocess(size=(64, 64), mean=(0.0,), std=(1.0,))
 IMAGENET = Preprocess(size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop=224 / 256)
 # (byte − 127) / 128, as EfficientNet-Lite was trained; of the whole central square, to lose little of a photo.
 EFFICIENTNET_LITE = Preprocess((224, 224), (127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")
-
-
-RECIPE = (
-    "\nFor a network of another size, let the factory return a Model that says which one it takes: dmbp.models.Model("
-    "'name', network, dmbp.images.Preprocess(size=(H, W), mean=(…,), std=(…,)))"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +74,18 @@ class Model:
         """The name of class `index`."""
         return self.labels[index] if self.labels else f"class {index}"
 
-    def index(self, target: str) -> int:
+    def index(self, target: str, classes: int | None = None) -> int:
         """The class that `target` names: an id, a name in any case, or a part of the name of just one class.
 
-        A label may hold several names, parted by commas. Raises `DmbpError` for an id out of range, and for a
-        name that fits several classes or none (near ones are suggested).
+        A label may hold several names, parted by commas. `classes` says how many there are, where that is known.
+        Raises `DmbpError` for an id out of range, and for a name that fits several classes or none (near ones are
+        suggested).
         """
+        count = self.classes() if classes is None else classes
         if re.fullmatch(r"[+-]?\d{1,18}", target.strip()):
-            return self._in_range(int(target))
+            return self._in_range(int(target), count)
         if not self.labels:
-            raise DmbpError(f"{self.name} has no class names: give the class id, 0 to {self.classes() - 1}")
+            raise DmbpError(f"{self.name} has no class names: give the class id, 0 to {count - 1}")
         wanted, names = target.strip().casefold(), [label.casefold() for label in self.labels]
         same = [i for i, name in enumerate(names) if wanted in (name, *re.split(r"\s*,\s*", name))]
         found = same or [i for i, name in enumerate(names) if wanted and wanted in name]
@@ -96,8 +93,7 @@ class Model:
             raise DmbpError(self._not_one(target, found))
         return found[0]
 
-    def _in_range(self, index: int) -> int:
-        classes = self.classes()
+    def _in_range(self, index: int, classes: int) -> int:
         if not 0 <= index < classes:
             raise DmbpError(f"{self.name}: class id {index} is out of range, expected 0 to {classes - 1}")
         return index
@@ -114,18 +110,24 @@ class Model:
 
         Raises `DmbpError` for a network that does not map the one to the other.
         """
-        try:
-            with torch.no_grad():
-                made = self.network(x)
-        except Exception as error:  # a user's network may raise anything
-            raise DmbpError(
-                f"{self.name}: the network does not take an input of shape {tuple(x.shape)}: {error}{RECIPE}"
-            ) from error
+        made = self.run(x)
         leaves = pytree.tree_leaves(made)
         scores = leaves[0] if len(leaves) == 1 else made
         if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.numel() == 0:
             raise DmbpError(f"{self.name}: expected scores of shape ({len(x)}, classes), got {kind_of(scores)}")
         return scores
+
+    def run(self, x: torch.Tensor) -> Any:
+        """What the network gives for pictures x (N, C, H, W). Raises `DmbpError` where it fails, with a way out."""
+        try:
+            with torch.no_grad():
+                return self.network(x)
+        except Exception as error:  # a user's network may raise anything
+            first = str(error).strip().partition("\n")[0]
+            raise DmbpError(
+                f"{self.name}: the network does not take an input of shape {tuple(x.shape)}: {first}"
+                f"{recipe(self.name, self.network)}"
+            ) from error
 
     def _scores(self) -> int:
         like = next(self.network.parameters(), torch.empty(0))
@@ -235,7 +237,6 @@ def _torchvision_file(models: Any, name: str, weights: Path) -> nn.Module:
 
 
 def _voc(match: re.Match[str], weights: Path | None) -> Model:
-    needs("torchvision", EVAL)
     return Model(match[0], voc_network(match[1], weights), CAFFE, VOC_CLASSES, "sigmoid")
 
 

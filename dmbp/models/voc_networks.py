@@ -56,7 +56,10 @@ def voc_network(name: str, weights: Path | None) -> nn.Module:
         )
     found = VOC_NETWORKS[name]
     if weights is None:
-        raise DmbpError(f"voc:{name} needs its weights: fetch {TORCHRAY}/{found.file} and pass it with --weights FILE")
+        raise DmbpError(
+            f"voc:{name} needs its weights: fetch {TORCHRAY}/{found.file} and pass it with --weights FILE; and "
+            f"torchvision, with {install('eval')}"
+        )
     network = found.build()
     return fill(network, _as_torchvision(read_weights(weights), found, network, weights), weights)
 

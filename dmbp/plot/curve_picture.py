@@ -15,7 +15,7 @@ from torch import Tensor
 from dmbp.errors import DmbpError
 from dmbp.evaluation.curves import Curve
 from dmbp.evaluation.ways import Way
-from dmbp.plot.explanation_picture import frame, limit_of, scaled
+from dmbp.plot.scales import frame, limit_of, scaled
 from linreg.plot.style import DIVERGING, NUISANCE, PALE, RED, despine
 from linreg.text import number
 

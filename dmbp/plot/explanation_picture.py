@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -16,14 +17,22 @@ from torch import Tensor
 from dmbp.account import check_image
 from dmbp.errors import DmbpError
 from dmbp.files import DPI
-from linreg.plot.style import BLUE, DIVERGING, FRAME, GREEN, NUISANCE, PURPLE, RED, despine, own_settings
+from dmbp.plot.bars_picture import BARS
+from dmbp.plot.photo_picture import PHOTO
+from dmbp.plot.scales import PLAIN, limit_of
+from dmbp.plot.signal_picture import SIGNAL
+from dmbp.plot.view import Place, View
+from dmbp.plot.volume_picture import VOLUME
+from linreg.inputs import Input
+from linreg.plot.style import BLUE, DIVERGING, GREEN, NUISANCE, PURPLE, RED, despine, own_settings
 from linreg.text import number
 
 if TYPE_CHECKING:
     from dmbp.result import Result
 
-PLAIN = 896  # dots of the longer side of a map alone, or about so many
-PERCENTILE = 99.5  # of |a|: a few extreme pixels must not leave the rest of the map white
+CHARACTERS = 13.5  # of 10 points, about so many to an inch
+LINE = 0.22  # inches of a line of these
+KINDS = {1: BARS, 2: SIGNAL, 3: PHOTO, 4: VOLUME}  # by how many dimensions the input has
 
 
 @own_settings()
@@ -33,104 +42,76 @@ def draw_explanation(
     picture: np.ndarray | Mapping[str, np.ndarray] | None = None,
     title: str = "",
     score: str = "y",
+    names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    below: Sequence[str] | None = None,
 ) -> Figure:
-    """One image of a result: picture, mappings ∇⁺ and ∇⁻, the paper's maps and the complete ones, y's by iteration.
+    """One image of a result: its input with its maps, the y's by iteration, and what comes from the input.
 
-    The paper's maps are ∇⁺⊙x, ∇⁻⊙x and their sum, summed over the channels; the complete ones have the bias terms too,
-    each at its place. Under each map stands what it sums to. The maps of a row are on one scale, white at exactly zero;
-    units are those of the score. `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to
-    its own range. Of several inputs each that is a picture has its own rows, and `picture` is by name. Raises DmbpError
-    where no input is a picture (C, H, W) with one or three channels, and where the batch has no such image.
+    How an input is drawn is a matter of its shape: a picture (C, H, W) with the mappings ∇⁺ and ∇⁻, the paper's maps
+    and the complete ones (`dmbp.plot.photo_picture`; of neither one nor three channels, with a map of each); a table
+    (F,) as bars, a signal (C, T) as lines on a coloured ground, a volume (C, D, H, W) as slices (`bars_picture`,
+    `signal_picture`, `volume_picture` beside it). The paper's maps are ∇⁺⊙x, ∇⁻⊙x and their sum; the complete ones
+    have the bias terms too, each at its place. Under each map stands what it sums to. The maps of a row are on one
+    scale, white at exactly zero; units are those of the score. Where the score is that of a pixel or a region of the
+    output, this is framed.
+
+    `picture` (H, W, 3) in [0, 1] is drawn in the place of x itself, which is scaled to its own range; `names` are those
+    of the features of a table, or of channels. Of several inputs each that can be drawn has its own rows, and
+    `picture` and `names` are by name. Lines `below` stand under all, the verdict if none are given.
+
+    Raises DmbpError where no input can be drawn, where names are not as many as features or channels, and where the
+    batch has no such image.
     """
     check_image(result.account, image)
-    layout = result.account.layout
-    names = [entry.name for entry in layout.data if len(entry.shape) == 3 and entry.shape[0] in (1, 3)]
-    if not names:
-        shapes = ", ".join(str(entry.shape) for entry in layout.data)
-        raise DmbpError(f"only pictures (1 or 3, H, W) can be drawn; the input has shape {shapes}: see arrays()")
-    sizes = [layout[name].shape[-2:] for name in names]
-    rows = [min(max(2.85 * height / width, 1.6), 2.4) for height, width in sizes]  # inches: wide ones need less
+    drawn = [entry for entry in result.account.layout.data if len(entry.shape) in KINDS]
+    if not drawn:
+        shapes = ", ".join(str(entry.shape) for entry in result.account.layout.data)
+        raise DmbpError(
+            f"tables (F,), signals (C, T), pictures (C, H, W) and volumes (C, D, H, W) can be drawn; the input has "
+            f"shape {shapes}: see arrays()"
+        )
+    by_name = partial(_by_name, first=drawn[0].name, several=result.account.layout.several)
+    pictures, labels = by_name(picture), by_name(names)
+    views = [View(result, image, e.name, score, pictures.get(e.name), named(labels.get(e.name), e)) for e in drawn]
+    kinds = [KINDS[len(view.x.shape)] for view in views]
+    heights = [kind.height(view) for kind, view in zip(kinds, views, strict=True)]  # inches
     figure = Figure(
-        figsize=(13.2, 3.4 * len(names) + 3 * sum(rows)), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        figsize=(13.2, sum(heights) + 0.3), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.02)
     )
-    ratios = [ratio for row in rows for ratio in (row, row, 0.11, row, 0.11)]
-    grid = figure.add_gridspec(len(ratios), 4, width_ratios=(1, 1, 1, 1.4), height_ratios=ratios)
+    grid = figure.add_gridspec(len(views), 2, width_ratios=(3, 1.4), height_ratios=heights)
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=15, wrap=True)
-    pictures = picture if isinstance(picture, Mapping) else {names[0]: picture}
-    for place, name in enumerate(names):
-        _rows_of_one(figure, grid, 5 * place, result, image, name, pictures.get(name), score)
-    _history(figure.add_subplot(grid[0, 3]), result, image, score)
-    _shares(figure.add_subplot(grid[1:5, 3]), result, image, score)
+    for row, (kind, view) in enumerate(zip(kinds, views, strict=True)):
+        rows = kind.heights(view)
+        kind.draw(view, Place(figure, grid[row, 0].subgridspec(len(rows), 3, height_ratios=rows)))
+    words_below(figure, result.verdict(image).lines()[:2] if below is None else below)
+    right = grid[0, 1].subgridspec(2, 1, height_ratios=(1, 1.7))
+    _history(figure.add_subplot(right[0]), result, image, score)
+    _shares(figure.add_subplot(right[1]), result, image, score)
     return figure
 
 
-def _rows_of_one(
-    figure: Figure, grid: GridSpec, first: int, result: Result, image: int, name: str,
-    picture: np.ndarray | None, score: str,
-) -> None:  # fmt: skip
-    """The rows of one input: itself with its mappings, and both kinds of maps."""
-    above, paper, complete = ([figure.add_subplot(grid[first + line, k]) for k in range(3)] for line in (0, 1, 3))
-    several = result.account.layout.several
-    _picture(
-        above[0], scaled(result.inputs[name][image]) if picture is None else picture, name if several else "image x"
-    )
-    _mappings(above[1:], result, image, name)
-    pixels = [pixel_map(_of(value, name)) for value in (result.positive, result.negative, result.attribution)]
-    names = ("positive ∇⁺ ⊙ x", "negative ∇⁻ ⊙ x", "attribution a")
-    scale = figure.add_subplot(grid[first + 2, :3])
-    _maps(paper, scale, dict(zip(names, pixels, strict=True)), "pixels", result, image, score)
-    names = ("complete, positive", "complete, negative", "complete, both")
-    values = [result.shares["positive"].complete, result.shares["negative"].complete, result.complete]
-    maps = {title: _of(value, name) for title, value in zip(names, values, strict=True)}
-    _maps(complete, figure.add_subplot(grid[first + 4, :3]), maps, "with biases", result, image, score)
+def words_below(figure: Figure, lines: Sequence[str]) -> None:
+    """Lines of text under a figure, broken where it ends; the figure grows by them."""
+    width = round(CHARACTERS * figure.get_figwidth())
+    parts = [part for line in lines for part in wrap(line, width)]
+    figure.set_figheight(figure.get_figheight() + LINE * len(parts))
+    figure.supxlabel("\n".join(parts).replace("$", r"\$"), fontsize=10, x=0.01, ha="left", linespacing=1.5)
 
 
-def _of(values: Any, name: str) -> Tensor:
-    """What belongs to one input, where there are several."""
-    found: Tensor = values[name] if isinstance(values, Mapping) else values
-    return found
+def _by_name(given: Any, first: str, several: bool) -> Mapping[str, Any]:
+    """What is given for one input, or for several by name."""
+    if several and isinstance(given, Mapping):
+        return given
+    return {} if given is None else {first: given}
 
 
-def _picture(ax: Axes, picture: np.ndarray, title: str) -> None:
-    ax.imshow(picture, interpolation="nearest")
-    frame(ax, title)
-
-
-def _mappings(axes: list[Axes], result: Result, image: int, name: str) -> None:
-    """∇⁺ and ∇⁻ on one scale, in units of the score per unit of x: colour around grey for RGB, else blue–white–red."""
-    mappings = (result.account.layout.parted(result.shares[part].mapping) for part in ("positive", "negative"))
-    parts = [_of(mapping, name)[image].numpy(force=True) for mapping in mappings]
-    limit = limit_of(np.stack(parts))
-    for ax, part, title in zip(axes, parts, ("positive mapping ∇⁺", "negative mapping ∇⁻"), strict=True):
-        if len(part) == 3:
-            zero = "grey"
-            ax.imshow(np.clip(0.5 + 0.5 * part / limit, 0, 1).transpose(1, 2, 0), interpolation="nearest")
-        else:
-            zero = "white"
-            ax.imshow(part[0], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        frame(ax, title)
-        ax.set_xlabel(f"{zero} 0, full colour ±{number(limit)} per unit of x", fontsize=9)
-
-
-def _maps(
-    axes: list[Axes], scale: Axes, maps: Mapping[str, Tensor], what: str, result: Result, image: int, score: str
-) -> None:
-    """Three maps (N, H, W) of y⁺, of y⁻ and of both, on one scale, with how much of these each sums to."""
-    values = [each[image].numpy(force=True) for each in maps.values()]
-    limit = limit_of(np.stack(values))
-    positive, negative = (result.scores[part][image].item() for part in ("positive", "negative"))
-    totals = {f"{score}⁺": positive, f"{score}⁻": negative, f"{score}⁺ + {score}⁻": positive + negative}
-    if result.loss == "none":
-        totals = {f"{score}⁺": positive, f"{score}⁻": negative, score: result.scores["y"][image].item()}
-    for ax, name, each, (of, total) in zip(axes, maps, values, totals.items(), strict=True):
-        drawn = ax.imshow(each, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        frame(ax, name)
-        ax.set_xlabel(f"{what}: {number(float(each.sum()))} of {of} = {number(total)}", fontsize=9)
-    bar = scale.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="both")
-    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit], labels=[number(v * limit) for v in (-1, -0.5, 0, 0.5, 1)])
-    bar.set_label("share of the score per pixel (red for, blue against, white none)", fontsize=10)
-    bar.ax.tick_params(labelsize=9)
+def named(given: Sequence[str] | None, entry: Input) -> tuple[str, ...] | None:
+    """The names of an input's features or channels. Raises DmbpError where these are not as many."""
+    if given is not None and len(given) != entry.shape[0]:
+        what = "features" if len(entry.shape) == 1 else "channels"
+        raise DmbpError(f"'{entry.name}' has {entry.shape[0]} {what}, and {len(given)} names are given")
+    return None if given is None else tuple(map(str, given))
 
 
 @own_settings()
@@ -185,25 +166,3 @@ def _shares(ax: Axes, result: Result, image: int, score: str) -> None:
     ax.legend(ncols=2, fontsize=10, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
     despine(ax)
     ax.tick_params(labelsize=9)
-
-
-def limit_of(values: np.ndarray) -> float:
-    """The scale of a map: a high percentile of its non-zero absolute values."""
-    absolute = np.abs(values[values != 0])
-    return float(np.percentile(absolute, PERCENTILE)) if absolute.size else 1.0
-
-
-def scaled(x: Tensor) -> np.ndarray:
-    """(C, H, W) of one or three channels as a picture (H, W, 3), from its own lowest value to its highest."""
-    low, high = x.min(), x.max()
-    unit = (x - low) / (high - low).clamp_min(1e-12)
-    return unit.expand(3, -1, -1).permute(1, 2, 0).numpy(force=True)
-
-
-def frame(ax: Axes, title: str) -> None:
-    """A picture's title and thin frame, without ticks."""
-    ax.set_title(title, fontsize=11)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_color(FRAME)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dmbp.errors import DmbpError
-from dmbp.plot.explanation_picture import limit_of
+from dmbp.plot.scales import limit_of
 from linreg.plot.style import DIVERGING, FRAME, NO_VALUE
 
 SIDE = 1.55  # inches of a cell

@@ -31,7 +31,7 @@ from linreg import LinregError, OperatorGraph
 from linreg.capture.example import Fixed
 from linreg.numerals import whole_number
 from linreg.surroundings import plain
-from linreg.target import Target, cotangent, held
+from linreg.target import Mean, Target, cotangent, held
 
 MARGIN = 1.5  # what libraries and the allocator take beyond the tensors
 SHARE = 0.6  # of the free memory that a batch may take
@@ -109,8 +109,8 @@ def explain_all(
     needed; a DataLoader or an iterable of batches of these; or pairs (x, y) of an image and its class, which is its
     target if `targets` says none. Of a network of several inputs it is a dict of tensors (M, …) by name, or an iterable
     of dicts of tensors (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target for all (a
-    class, weights, None for the one score that there is), or an iterable of one for each image. The options are told in
-    `Options`; `options` gives them as one value, in which those given by a word of their own are changed.
+    class, weights, None for the one score that there is), an iterable of one for each image, or a region with a mask
+    for each. The options are told in `Options`; words of their own change those that `options` gives as one value.
 
     The model is traced once, on the first batch, with `pieces` as in `dmbp.explain`. `batch_size` None takes as many
     images as fit the free memory, but no more than make it faster; where memory runs out nevertheless, batches are
@@ -307,7 +307,9 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Explained:
 
 
 def _each_target(targets: Targets, shape: tuple[int, ...]) -> Iterable[Target]:
-    """The targets one after another, without end where one serves all."""
+    """The targets one after another, without end where one serves all; a region's masks of the images are one each."""
+    if isinstance(targets, Mean) and isinstance(targets.where, Tensor) and targets.where.dim() == len(shape):
+        return [replace(targets, where=mask) for mask in targets.where]
     if isinstance(targets, Tensor) and targets.is_floating_point() and tuple(targets.shape) == shape:
         return repeat(targets)
     try:

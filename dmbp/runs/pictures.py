@@ -57,7 +57,7 @@ class Pictures:
     def _images(self, x: Any) -> Iterable[Any] | None:
         """The images of a batch, a tensor or a loader's dict of tensors; None where x is no batch."""
         if isinstance(x, Mapping) and self.batches:
-            return rows_of(x, self.model, self.fixed)[0]
+            return rows_of(x, self.model, self.fixed, collated=True)[0]
         return x if isinstance(x, Tensor) and self._is_batch(x) else None
 
     def _is_batch(self, x: Tensor) -> bool:

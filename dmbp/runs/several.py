@@ -5,7 +5,9 @@ Whatever is done to one tensor is done to each of several; only what is the same
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -16,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dmbp.errors import DmbpError
 from dmbp.explanation import graph_at
-from linreg import LinregError, OperatorGraph
+from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.example import Fixed, arguments
 from linreg.capture.export import run
 from linreg.capture.private import private
@@ -35,11 +37,12 @@ class Several:
 
 
 def rows_of(
-    images: Mapping[str, Tensor], model: nn.Module | OperatorGraph, fixed: Fixed
+    images: Mapping[str, Tensor], model: nn.Module | OperatorGraph, fixed: Fixed, collated: bool = False
 ) -> tuple[Iterator[Several], int]:
     """The images of tensors (M, …) by name, and how many they are; what is fixed may be the same for all of them.
 
-    A graph knows its fixed inputs itself, and which of them are one for all.
+    A graph knows its fixed inputs itself, and which of them are one for all; of a module that is found out where the
+    size alone does not tell it. What is `collated` is a loader's, which puts together what is of each image.
     """
     for_all: set[str] = set()
     if isinstance(model, OperatorGraph):
@@ -55,6 +58,8 @@ def rows_of(
         told = ", ".join(f"{name!r} {count}" for name, count in counts.items()) or "all are fixed"
         raise DmbpError(f"all inputs must hold the same number of images, one for one: {told}")
     count = next(iter(counts.values()))
+    if isinstance(model, nn.Module) and not collated and count > 1:
+        for_all = _for_all(model, images, held, count)
     shared = frozenset(for_all | {name for name in held if images[name].dim() == 0 or len(images[name]) != count})
 
     def rows() -> Iterator[Several]:
@@ -62,6 +67,33 @@ def rows_of(
             yield Several({k: value if k in shared else value[n] for k, value in images.items()}, shared)
 
     return rows(), count
+
+
+def _for_all(model: nn.Module, images: Mapping[str, Tensor], held: set[str], count: int) -> set[str]:
+    """Those of the fixed inputs that are as long as the images are many, and yet the same for all: by a trace of two.
+
+    `linreg.trace` takes what is as long as its batch for the images' own, unless the network then mixes them; and the
+    network may not take two rows at all of what is one for all.
+    """
+    unclear = {name for name in held if images[name].dim() and len(images[name]) == count}
+    if not unclear:
+        return set()
+    two = {name: value if name in held else value[:2] for name, value in images.items()}
+    own = two | {name: images[name][:2] for name in unclear}
+    graph = _traced(model, own, held)
+    if graph is None:
+        return unclear if count > 2 and _traced(model, two, held) else set()
+    return {entry.name for entry in graph.inputs.fixed if entry.name in unclear and not entry.each}
+
+
+@plain()
+def _traced(model: nn.Module, images: Mapping[str, Tensor], held: set[str]) -> OperatorGraph | None:
+    """The graph on these images; None where there is none, which is told when they are explained."""
+    device = next(chain(model.parameters(), model.buffers(), images.values())).device
+    example = {name: value.to(device) for name, value in images.items()}
+    with suppress(LinregError):
+        return trace(model, example, fixed=tuple(held), nonlinear="pwl")
+    return None
 
 
 def check_like(n: int, x: Several, first: Several) -> Several:
@@ -117,9 +149,24 @@ def graph_of(
     example = tree_map(lambda x: x.to(device), stacked(images))
     if not isinstance(example, Tensor):
         return graph_at(model, example, fixed, pieces)
+    _check_one_input(model)
     if example.dim() > 1 and example.shape[1] == 1 and not runs(model, example):
         example = example.squeeze(1)
     return graph_at(model, example, None, pieces)
+
+
+def _check_one_input(model: nn.Module) -> None:
+    """Raise DmbpError where images are single tensors, and the model takes more than one."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a builtin shows no signature
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1:
+        raise DmbpError(
+            f"the model takes {', '.join(map(repr, needed))}, and each image is one tensor: give a dict of tensors "
+            "(M, …) by these names, or an iterable of dicts, one for each image; a tuple is an image and its class"
+        )
 
 
 @plain()

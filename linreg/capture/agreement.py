@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from linreg.capture.example import Arguments
 from linreg.capture.export import run
+from linreg.capture.program import Program
 from linreg.capture.reference import Reference
 from linreg.errors import LinregError
 from linreg.graph import INPUT, OperatorGraph
@@ -67,6 +70,14 @@ def compare_batch(value: Tensor, batch: Arguments, expected: Tensor) -> None:
             f"on {len(batch)} input(s) the model computes something else than on the example: its forward uses the "
             "number of inputs (len(x), x.shape[0], x.numel()) in its arithmetic, or to choose its path"
         )
+
+
+def compare_program(program: Program, batch: Arguments, expected: Any) -> None:
+    """Raise LinregError unless an exported program gives each output that the model gives on a batch."""
+    outputs = [value for value in pytree.tree_leaves(expected) if isinstance(value, Tensor)]
+    for place, output in enumerate(outputs):
+        if output.is_floating_point() and output.numel():
+            compare_batch(Reference(replace(program, place=place), {})(*batch.values), batch, output)
 
 
 def _compare_alone(graph: OperatorGraph, example: Arguments) -> None:

@@ -6,16 +6,27 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
 from linreg.approximation import apart
-from linreg.capture.agreement import TOLERANCE, Differs, Uneven, close, compare, compare_batch, other_batches
+from linreg.capture.agreement import (
+    TOLERANCE,
+    Differs,
+    Uneven,
+    close,
+    compare,
+    compare_batch,
+    compare_program,
+    other_batches,
+)
 from linreg.capture.example import Arguments
 from linreg.capture.export import NotExported, export, run
 from linreg.capture.fuse import fuse_batch_norm
-from linreg.capture.outputs import check_kind, pick
+from linreg.capture.names import name_calls
+from linreg.capture.outputs import NoOutput, check_kind, pick
 from linreg.capture.private import watched_hooks
 from linreg.capture.program import Batch, Program
 from linreg.capture.reference import Reference
@@ -30,13 +41,17 @@ AGAIN = (NotExported, Arranged, Uneven)  # refusals that are a matter of the bat
 
 @dataclass(frozen=True, eq=False)
 class Attempts:
-    """A model in eval mode, which may be run and written to, an example (N, …), and the options of `trace`."""
+    """A model in eval mode, which may be run and written to, an example (N, …), and the options of `trace`.
+
+    `within` says that what the model gives is what a module within it gives: parts may be merged with images there.
+    """
 
     model: nn.Module
     example: Arguments
     output: str | int | None
     pieces: int | None
     fuse: bool
+    within: bool = False
 
     def graph(self) -> OperatorGraph:
         """The graph of the first way in which the model can be captured.
@@ -65,6 +80,34 @@ class Attempts:
         if takes_all and isinstance(first, NotExported):
             return self._for_one_size(first)
         raise first or LinregError("the model gives one image something else alone than in a batch")
+
+    def graph_up_to(self, name: str | int | None) -> OperatorGraph:
+        """The graph of what leads to the output; where it is none of the model's, to the call whose node has its name.
+
+        What the model gives there nobody can observe: the exported program is compared with the model, and the graph
+        with that program. Raises LinregError where there is neither, and where the model is not captured for any batch.
+        """
+        if not isinstance(name, str) or name != self.output:  # a module's, which the model gives by now
+            return self.graph()
+        try:
+            pick(run(self.model, self.example), self.output, alone=True)
+        except NoOutput as error:
+            none = error
+        else:
+            return self.graph()
+        example = self.example.at_least_two()
+        exported = export(self.model, example, open_batch=True)
+        whole = Program(exported, 0, Batch.OPEN, self.pieces, example.held_places)
+        calls = name_calls(whole.all_calls, example.inputs.nodes.values())
+        ends = next((call for call, called in calls.items() if called == name), None)
+        if ends is None:
+            near = get_close_matches(name, calls.values(), n=3) or list(calls.values())[-3:]
+            raise LinregError(f"{none}; or a node that no module owns, such as {', '.join(map(repr, near))}")
+        batches = [(example, run(self.model, example)), *other_batches(self.model, example)]
+        for batch, value in batches:
+            compare_program(whole, batch, value)
+        program = replace(whole, ends=ends)
+        return self._made(program, [(batch, Reference(program, {})(*batch.values)) for batch, _ in batches])
 
     def _run_first(self) -> bool:
         """Whether the model takes the example at once, and not only each image alone.
@@ -124,13 +167,11 @@ class Attempts:
         """The first and last image, each with what the model gives for it alone, and both in a batch.
 
         Nothing where it gives an image something else alone than among others, at any of some scales: a model may use
-        their number as a threshold. Nor where it has several inputs: these are captured in a batch.
+        their number as a threshold.
         """
-        if not self.example.alone:
-            return ()
         images = self.example.at_least_two() if takes_all else self.example
         observed = self._at(images, takes_all)
-        scaled = (images.mapped(_times(scale)) for scale in SCALES)
+        scaled = (images.mapped(_times(scale), fixed=_as_it_is) for scale in SCALES)
         same = observed and all(self._at(each, takes_all) for each in scaled)
         return observed if same else ()
 
@@ -142,6 +183,8 @@ class Attempts:
             batch = self._together(images, single[0]) if takes_all else None
         except LinregError:
             return ()
+        if batch is not None and self.within:
+            batch = _parted(batch, len(images), single)
         first = single[0] if batch is None else batch
         shape = first.shape[1:] if batch is not None or first.shape[:1] == (1,) else first.shape
         if any(value.numel() != shape.numel() for value in single):
@@ -166,7 +209,9 @@ class Attempts:
         one = self.example.mapped(lambda x: x[:1])
         exported = export(self.model, one, open_batch=False)
         _, place = pick(run(self.model, one), self.output, alone=True)
-        return self._made(Program(exported, place, Batch.ONE, self.pieces), observed)
+        if one.shared != one.fixed:
+            observed = observed[:-1]  # the graph takes one choice of the fixed inputs, and a batch holds several
+        return self._made(Program(exported, place, Batch.ONE, self.pieces, one.held_places), observed)
 
     def _made(self, program: Program, observed: Observed) -> OperatorGraph:
         """The graph of a program, which gives what was observed; `translate` brings symbolic shapes, slow to import."""
@@ -190,8 +235,26 @@ class Attempts:
         return replace(graph, approximation=apart(interpolants, graph(example.given)[:images], expected[:images]))
 
 
+def _parted(batch: Tensor, images: int, ends: Sequence[Tensor]) -> Tensor:
+    """A batch's result by images, (N, P, …), where it has the P parts of each merged with the batch, (N · P, …).
+
+    `ends` are the results for the first and the last image alone, (P, …); parts may lie before images or behind them.
+    """
+    one = ends[0]
+    if one.dim() == 0 or len(batch) == images or batch.shape != (images * len(one), *one.shape[1:]):
+        return batch
+    by_image = batch.reshape(images, *one.shape)
+    if close(by_image[[0, -1]], torch.stack(list(ends))):
+        return by_image
+    return batch.reshape(len(one), images, *one.shape[1:]).transpose(0, 1)
+
+
 def _times(scale: float) -> Callable[[Tensor], Tensor]:
     return lambda x: scale * x
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
 
 
 def _doubled(value: Tensor) -> Tensor:
@@ -219,8 +282,8 @@ def _verify(graph: OperatorGraph, program: Program, origins: dict[str, str], obs
         raise LinregError("the exported program does not reproduce the model's output: please report this network")
     for batch, value in others:
         if interpolants:
-            compare_batch(exact.of_batch(*batch.values), batch, value)
-            value = reference.of_batch(*batch.values)
+            compare_batch(exact.of_batch(batch), batch, value)
+            value = reference.of_batch(batch)
         compare_batch(_given(graph, batch), batch, value)
 
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
-from linreg.inputs import INPUT, Given, Input, Inputs, of_torch
+from linreg.inputs import INPUT, Given, Input, Inputs, of_torch, parted
 
 Fixed = str | int | Sequence[str | int] | None  # names or places of the inputs that are held fixed
 
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
-    """An example of the model's arguments: `values` by `names`, as keywords where `keywords`.
+    """An example of the model's arguments: `values` by `names`, of which the last `keywords` are given by name.
 
     Those in `fixed` are no data, and of them those in `shared` are the same for all images. `alone` says that the user
     gave one tensor and not a tuple.
@@ -27,7 +27,7 @@ class Arguments:
 
     names: tuple[str, ...]
     values: tuple[Tensor, ...]
-    keywords: bool = False
+    keywords: int = 0
     fixed: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     alone: bool = False
@@ -35,12 +35,17 @@ class Arguments:
     @property
     def args(self) -> tuple[Tensor, ...]:
         """Copies of what is given in order: the model may write to them."""
-        return () if self.keywords else tuple(value.clone() for value in self.values)
+        return tuple(value.clone() for value in self.values[: self.ordered])
 
     @property
     def kwargs(self) -> dict[str, Tensor]:
         """Copies of what is given by name."""
-        return {name: value.clone() for name, value in self if self.keywords}
+        return {name: value.clone() for name, value in list(self)[self.ordered :]}
+
+    @property
+    def ordered(self) -> int:
+        """How many of them are given in order."""
+        return len(self.names) - self.keywords
 
     @property
     def given(self) -> Given:
@@ -101,6 +106,10 @@ class Arguments:
             return self
         return self.mapped(lambda x: torch.cat([x, x / 2]), fixed=lambda value: torch.cat([value, value]))
 
+    def image(self, n: int) -> Arguments:
+        """One image alone, (1, …), with what is its own."""
+        return self.mapped(lambda value: value[n : n + 1])
+
     def sharing_all(self) -> Arguments:
         """With all that is fixed the same for all images."""
         return replace(self, shared=self.fixed)
@@ -111,8 +120,8 @@ class Arguments:
             (parameter, *_) = inspect.signature(model.forward).parameters.values()
             return (({0: batch},),) if parameter.kind is parameter.VAR_POSITIONAL else ({0: batch},)
         of = {id(value): None if name in self.shared else {0: batch} for name, value in self}
-        keywords = dict(self) if self.keywords else {}
-        taken = inspect.signature(model.forward).bind(*(() if self.keywords else self.values), **keywords)
+        keywords = dict(list(self)[self.ordered :])
+        taken = inspect.signature(model.forward).bind(*self.values[: self.ordered], **keywords)
         return {name: _mapped(value, of) for name, value in taken.arguments.items()}
 
     def _input(self, name: str, value: Tensor) -> Input:
@@ -136,8 +145,7 @@ def arguments(model: nn.Module, example: Any, fixed: Fixed = None) -> Arguments:
     `fixed` names what it does not have, and where nothing is left to explain or to tell the images by.
     """
     alone = not isinstance(example, tuple | list | Mapping)
-    keywords = dict(example) if isinstance(example, Mapping) else {}
-    order = (example,) if alone else () if keywords else tuple(example)
+    order, keywords = ((example,), {}) if alone else parted(example)
     if not alone:
         _check_tensors(chain(keywords.items(), enumerate(order)))
     names = _names(model, order, keywords)
@@ -146,11 +154,11 @@ def arguments(model: nn.Module, example: Any, fixed: Fixed = None) -> Arguments:
     held = _held(fixed, names)
     if len(held) == len(names):
         raise LinregError(f"all inputs are fixed, {_listed(names)}: one at least must be data, which is explained")
-    given = tuple(of_torch(value) for value in (tuple(keywords.values()) if keywords else order))
+    given = tuple(of_torch(value) for value in (*order, *keywords.values()))
     if alone:
         return Arguments(names, given, alone=True)
     values = (v.detach().clone() if name in held else v for name, v in zip(names, given, strict=True))
-    found = Arguments(names, tuple(values), bool(keywords), held)
+    found = Arguments(names, tuple(values), len(keywords), held)
     images = {name: len(value) if value.dim() else 0 for name, value in found.data.items()}
     if len(set(images.values())) > 1:
         told = ", ".join(f"{name!r} {count}" for name, count in images.items())
@@ -179,19 +187,22 @@ def _names(model: nn.Module, order: tuple[Any, ...], keywords: dict[str, Any]) -
         signature = inspect.signature(model.forward)
         taken = signature.bind(*order, **keywords)
     except (TypeError, ValueError) as error:  # ValueError: a builtin shows no signature
-        several = "the tensors of the tuple, in order" if len(order) > 1 else f"{_listed(tuple(keywords))} by name"
-        what = "one tensor" if len(order) == 1 else several
+        in_order = ["the tensors of the tuple, in order"] if order else []
+        several = " and ".join(in_order + ([f"{_listed(tuple(keywords))} by name"] if keywords else []))
+        what = "one tensor" if len(order) == 1 and not keywords else several
         advice = "wrap it in a module whose forward takes the tensor to explain, and holds all else"
-        if len(order) != 1:
+        if "missing" in str(error):
+            advice = "give all that it takes, a tuple of tensors in order or a dict by name"
+        if len(order) != 1 or keywords:
             advice = "give what its forward takes, in order or by name"
         raise LinregError(f"the model's forward must take {what} ({error}): {advice}") from error
-    if keywords:
-        return tuple(keywords)
     names = list[str]()
     for name, value in taken.arguments.items():
+        if name in keywords or signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            continue
         starred = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
         names += [f"{name}_{place}" for place in range(len(value))] if starred else [name]
-    return tuple(names)
+    return (*names, *keywords)
 
 
 def _held(fixed: Fixed, names: tuple[str, ...]) -> frozenset[str]:

@@ -27,9 +27,10 @@ class Held:
     calls: dict[str, Call] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, arguments: Arguments) -> Held:
+    def of(cls, arguments: Arguments, alone: bool = False) -> Held:
+        """`alone` says that the example is one image, and what is its own is the same for all that a graph is given."""
         values = {name: Known(name, value) for name, value in arguments.held.items()}
-        return cls(len(arguments), arguments.shared != arguments.fixed, values)
+        return cls(len(arguments), arguments.shared != arguments.fixed and not alone, values)
 
     def add(self, name: str, call: Call) -> Given:
         """What a call on fixed inputs alone gives, under the name of the inputs that it comes from."""

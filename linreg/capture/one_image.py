@@ -28,6 +28,7 @@ from linreg.capture.translate import Translator
 from linreg.errors import LinregError
 from linreg.operators.base import LinearFunction, Shape
 from linreg.operators.each import for_each
+from linreg.operators.given import is_conditional
 from linreg.operators.smooth import UNITS
 from linreg.operators.steps import ELEMENTWISE as CHOOSING
 from linreg.operators.steps import Step, data_of, steps_of
@@ -77,7 +78,15 @@ class OneImage(Translator):
             return rule, replace(operands, shape=shape[1:]), False
         if name in LAYERS:
             operands = self._whole(call, replace(operands, shape=shape))
-            return rule if self._is_one(operands) else for_each(rule), operands, True
+            if self._is_one(operands):
+                return rule, operands, True
+            if is_conditional(operands):
+                raise Refused(
+                    "a fixed input is part of this layer, which acts on parts of an image: let the model hold that "
+                    "input as a buffer, and do not give it",
+                    operands,
+                )
+            return for_each(rule), operands, True
         if steps_of(operands) and not (broadcasts and self._fit(operands, len(shape))):
             raise Refused("it arranges a choice by data anew, and the model was captured at one image", operands)
         if broadcasts:
@@ -134,8 +143,9 @@ class OneImage(Translator):
         """Whether the rule takes the first dimension, of size 1, for that of the images."""
         if operands.name not in (*REDUCING, "index_put") and not self._reduces(operands):
             return False
+        known = self.held.bound(operands) if is_conditional(operands) else operands
         try:
-            rule(replace(operands, shape=shape[1:]))
+            rule(replace(known, shape=shape[1:]))
         except LinregError:
             return False
         return True

@@ -13,6 +13,10 @@ from linreg.numerals import whole_number
 SCORES = "return its scores: wrap it in a module whose forward does"
 
 
+class NoOutput(LinregError):
+    """A choice that is none of the outputs that the model returns."""
+
+
 def pick(result: Any, output: str | int | None, alone: bool = False) -> tuple[Tensor, int]:
     """The chosen tensor of a model's result, and its place among all of them.
 
@@ -35,7 +39,7 @@ def pick(result: Any, output: str | int | None, alone: bool = False) -> tuple[Te
     else:
         modules = "; or a module of the model, whose output it shall be"
         choice = f"choose one of {_listed(names)}" if any(names) else "it returns one tensor, without a name"
-        raise LinregError(f"the model has no output {output!r}: {choice}{modules}")
+        raise NoOutput(f"the model has no output {output!r}: {choice}{modules}")
     value = paths[place][1]
     if not isinstance(value, Tensor):
         raise _not_a_tensor(value)

@@ -6,12 +6,13 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import RLock
+from threading import RLock, get_ident
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
 from torch.utils import _pytree as pytree
 
 from linreg.surroundings import plain
@@ -19,6 +20,9 @@ from linreg.surroundings import plain
 LOCK = RLock()  # torch.export changes what all threads share: loggers, stderr, and the module that it is given
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+# Of hooks on all modules that there are: those on calls, and those on what is registered, as the exporter does too.
+ON_CALLS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+ON_REGISTERING = tuple(f"_global_{what}_registration_hooks" for what in ("module", "parameter", "buffer"))
 Hook = Callable[..., Any]
 
 
@@ -28,7 +32,7 @@ def private(model: nn.Module) -> Iterator[nn.Module]:
 
     A model that cannot be copied is used itself, and put back as it was: its modes, and what its modules hold.
     """
-    with LOCK, plain(), torch.no_grad():
+    with LOCK, plain(), torch.no_grad(), _global_hooks_aside():
         copied = _copy(model)
         if copied is None:
             with restored(model):
@@ -94,11 +98,34 @@ def _shallow(value: Any) -> Any:
 
 
 @contextmanager
+def _global_hooks_aside() -> Iterator[None]:
+    """Inside, the user's hooks on all modules hear of other threads' calls as ever, and of this one's as `_Aside` says.
+
+    They are everybody's, and so they stay where they are; one that is taken off meanwhile stays off.
+    """
+    placed: list[tuple[dict[int, Hook], int, _Aside]] = []
+    for hooks in (getattr(registry, name) for name in (*ON_CALLS, *ON_REGISTERING)):
+        for key, hook in list(hooks.items()):
+            hooks[key] = aside = _Aside(hook)
+            placed.append((hooks, key, aside))
+    try:
+        yield
+    finally:
+        for hooks, key, aside in placed:
+            own = aside.watched.hook
+            if hooks.get(key) is aside:
+                hooks[key] = own
+
+
+@contextmanager
 def watched_hooks(model: nn.Module) -> Iterator[None]:
     """The model's forward is run within; thereafter it is without those of its hooks that changed nothing.
 
     So what a user's hook collects are real values: only a hook that gives a value, or writes to one, is captured.
     """
+    everywhere = [hook for name in ON_CALLS for hook in getattr(registry, name).values() if isinstance(hook, _Aside)]
+    for aside in everywhere:
+        aside.open = True
     watched: list[tuple[dict[int, Hook], int, _Watched]] = []
     for module in model.modules():
         for hooks in (getattr(module, name) for name in HOOKS):
@@ -110,6 +137,8 @@ def watched_hooks(model: nn.Module) -> Iterator[None]:
     finally:
         for hooks, key, watch in watched:
             hooks[key] = watch.hook
+        for aside in everywhere:
+            aside.open = False
     for hooks, key, watch in watched:
         if not watch.acts:
             del hooks[key]
@@ -129,3 +158,18 @@ class _Watched:
         written = versions != [tensor._version for tensor in tensors]
         self.acts = self.acts or written or result is not None
         return result
+
+
+class _Aside:
+    """A hook on all modules, of which the thread that captures a model calls only what belongs to the model.
+
+    While it is `open`, it is called and watched; thereafter if it acted: then it is part of what the model computes.
+    """
+
+    def __init__(self, hook: Hook) -> None:
+        self.watched, self.thread, self.open = _Watched(hook), get_ident(), False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if get_ident() != self.thread:
+            return self.watched.hook(*arguments)
+        return self.watched(*arguments) if self.open or self.watched.acts else None

@@ -33,7 +33,7 @@ class Program:
     """What is to be translated: the exported program, the place of the chosen output, what it knows of the batch.
 
     `pieces` are those of the interpolants that take the place of smooth units; with None, these are refused. `fixed`
-    are the places of the inputs that are held fixed.
+    are the places of the inputs that are held fixed. `ends` is a call that is explained in the place of an output.
     """
 
     exported: ExportedProgram
@@ -41,6 +41,7 @@ class Program:
     batch: Batch
     pieces: int | None = None
     fixed: frozenset[int] = frozenset()
+    ends: fx.Node | None = None
 
     @property
     def tensors(self) -> dict[str | None, Any]:
@@ -53,6 +54,8 @@ class Program:
 
         It is among the user's own outputs; what the program writes back to buffers and inputs comes before them.
         """
+        if self.ends is not None:
+            return self.ends
         name = self.exported.graph_signature.user_outputs[self.place]
         return next(call for call in self.exported.graph.nodes if call.name == name)
 
@@ -87,6 +90,11 @@ class Program:
     def calls(self) -> tuple[fx.Node, ...]:
         """The calls that the output depends on, in order."""
         return tuple(call for call in self.exported.graph.nodes if call.op == "call_function" and call in self.needed)
+
+    @property
+    def all_calls(self) -> tuple[fx.Node, ...]:
+        """All calls that give a tensor, whatever depends on them, in order."""
+        return tuple(call for call in self.exported.graph.nodes if call.op == "call_function")
 
     @cached_property
     def dependent(self) -> tuple[fx.Node, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from linreg.capture.example import Arguments
 from linreg.capture.program import Batch, Program
 from linreg.errors import LinregError
 from linreg.operators.smooth import Interpolant
@@ -32,17 +33,29 @@ class Reference(fx.Interpreter):
         signature, tensors, rest = self.program.exported.graph_signature, self.program.tensors, iter(inputs)
         specs = signature.input_specs
         given = [next(rest) if spec.kind == InputKind.USER_INPUT else tensors.get(spec.target) for spec in specs]
+        if self.program.ends is not None:
+            return self._up_to(self.program.ends.name, given)
         returned = [spec.arg.name for spec in signature.output_specs]
         with torch.no_grad():
             results = self.run(*given, enable_io_processing=False)
         return results[returned.index(self.program.result.name)]
 
-    def of_batch(self, *inputs: Tensor) -> Tensor:
+    def _up_to(self, name: str, given: list[Any]) -> Tensor:
+        """What the call of that name gives."""
+        before, self.recorded = self.recorded, {} if self.recorded is None else self.recorded
+        try:
+            with torch.no_grad():
+                self.run(*given, enable_io_processing=False)
+            return self.recorded[name]
+        finally:
+            self.recorded = before
+
+    def of_batch(self, batch: Arguments) -> Tensor:
         """The same for any number of images: a program of one is run on each."""
         if self.program.batch is not Batch.ONE:
-            return self(*inputs)
-        (x,) = inputs
-        return torch.stack([self(image) for image in x.split(1)])
+            return self(*batch.values)
+        images = (batch.image(n) for n in range(len(batch)))
+        return torch.stack([self(*image.values) for image in images])
 
     def values(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What each call gives there, by its name."""

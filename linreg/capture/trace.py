@@ -49,23 +49,22 @@ def trace(
     `example` is a batch (N, …) of valid inputs; the graph takes any number of such inputs, of the same dtype and on the
     same device (a model whose forward holds their number as a constant, as with len(x), only that many:
     `graph.batch`). `fuse` folds batch norm into the convolution or linear layer before it. `output` chooses one where
-    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or it names a
-    module of the model, where the graph then ends: the logits before a softmax ("head@1" for its second call).
+    the model returns several: a key of its dict or a place in its tuple, "aux.1" for one within another; or a module of
+    the model ("head@1" for its second call), where the graph then ends, of merged frames with (N, parts, …); or a node
+    that no module owns, as `graph.summary()` prints it: "add@3".
 
-    A model of several inputs is given a tuple of them in order, or a dict by the names of its forward's arguments.
-    Those that `fixed` names, or counts from 0, are no data but held fixed: masks, lengths, class indices, conditions,
-    of any dtype, each image's own where their dimension 0 is the batch. What they give alone is a line of the ledger
-    under their name; where they meet data they are part of an operator. See `linreg.inputs`.
+    Several inputs are a tuple in order, a dict by the names of forward's arguments, or both, (x, {"mask": m}). What
+    `fixed` names, or counts from 0, is held fixed: masks, lengths, class indices, conditions, of any dtype, each
+    image's own where their dimension 0 is the batch. What they give alone stands in the ledger. See `linreg.inputs`.
 
     Smooth units are refused, unless `nonlinear` is "pwl": then each of those in `linreg.operators.smooth.UNITS` is
     replaced by an interpolant of so many `pieces` (an error without `nonlinear`). All else is exact for the network
     with these, and `graph.approximation` tells their maximal errors and how far they take its output from the model's.
 
-    The model is left as it was: it is captured in eval mode, and its parameters are copied, so later changes of
-    the model do not reach the graph. Its forward runs a few times, hooks included, on copies of its input and buffers,
-    and on batches of other sizes. Of a custom torch.autograd.Function the forward is captured, as its operators; its
-    own backward is not used. Raises LinregError, naming the node, its module and the source line, where the model is
-    not piecewise linear, and where the graph does not reproduce its output on the example.
+    The model is left as it was: it is captured in eval mode, and its parameters are copied. Its forward runs a few
+    times, hooks included, on copies of its input and buffers, and on batches of other sizes. The backward of a custom
+    autograd.Function is not used. Raises LinregError, naming node, module and source line, where the model is not
+    piecewise linear, and where the graph does not reproduce its output on the example.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
@@ -92,8 +91,9 @@ def trace(
     check_pieces(nonlinear, pieces)
     with private(model) as own:
         given = given.mapped(lambda value: value.detach().clone())
-        with ended(own, lambda: run(own, given), output) as chosen:
-            return Attempts(own, given, chosen, pieces if nonlinear else None, fuse).graph()
+        with ended(own, lambda: run(own, given), output) as part:
+            attempts = Attempts(own, given, part, pieces if nonlinear else None, fuse, within=part != output)
+            return attempts.graph_up_to(output) if isinstance(output, str) and part == output else attempts.graph()
 
 
 @plain()

@@ -71,7 +71,7 @@ class Translator:
         self.refusals = Refusals(program, self.names, partial(_rule_of, pieces=program.pieces))
         self.sizes = Sizes.of_input(program.input.meta["val"])
         self.values: dict[fx.Node, Any] = parameters(program)
-        self.held = Held.of(arguments)
+        self.held = Held.of(arguments, alone=program.batch is Batch.ONE)
         self.nodes: dict[str, Node] = {}
         self.origins: dict[str, str] = {}
         for call, name in zip(program.inputs, arguments.names, strict=True):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.errors import LinregError
+from linreg.operators.contest import Contest
 from linreg.operators.reach import Follows, Placed
 from linreg.operators.rounding import Rounding
 from linreg.operators.sparse import degrees_of, diagonal
@@ -107,7 +109,12 @@ class Role(Enum):
 
 
 class Operator(ABC):
-    """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k)."""
+    """A piecewise-linear function of data inputs x_1 … x_K, each (N, *shape_k).
+
+    `channel_axis` is the axis of one image along which a layer has its channels, in z as in x; None for what has none.
+    """
+
+    channel_axis: ClassVar[int | None] = None
 
     @property
     def role(self) -> Role:
@@ -129,6 +136,28 @@ class Operator(ABC):
     def evaluate(self, *inputs: Tensor) -> Tensor:
         """z at any inputs; autograd differentiates the affine function that the operator is there."""
         return self.freeze(*(x.detach() for x in inputs))(*inputs)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether z may jump where the operator changes its piece; else it is continuous."""
+        return False
+
+    def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What changes its sign where the piece changes, (N, …) each, affine where the inputs are; see also `contest`.
+
+        None for an affine operator, whose one piece is all there is.
+        """
+        return ()
+
+    def contest(self, output: Shape) -> Contest | None:
+        """Which elements compete for each element of z, of shape `output`, if an order among them decides the piece."""
+        return None
+
+    def deciders(
+        self, inputs: tuple[Tensor, ...], output: Shape
+    ) -> tuple[tuple[Operator, tuple[Tensor, ...], Shape], ...]:
+        """The operators whose contests decide the piece, with their inputs and the shapes of their values: itself."""
+        return ((self, inputs, output),)
 
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         """Where z, of shape `output`, looks along the dimensions of each input; None for one that only decides."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from scipy.sparse import block_diag, csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from linreg.operators.base import Affine, Constant, Operator, Role, Shape
+from linreg.operators.contest import Contest
 from linreg.operators.gates import LeakyReLU
 from linreg.operators.reach import Follows, Placed, identity
 from linreg.operators.rounding import Rounding
@@ -32,6 +34,10 @@ class Each(Operator):
     def role(self) -> Role:
         return self.each.role
 
+    @property
+    def channel_axis(self) -> int | None:  # type: ignore[override]
+        return _behind_parts(self.each.channel_axis)
+
     def freeze(self, *inputs: Tensor) -> Affine:
         affine = self.each.freeze(*_apart(inputs))
         if isinstance(affine, Selection) and affine.dims < len(affine.shape):  # it counts within the last ones only
@@ -49,6 +55,24 @@ class Each(Operator):
         own = [Placed(x.shape[1:], frozenset(d - 1 for d in x.dims if d > 0)) for x in inputs]
         found = self.each.reach(own, output[1:])
         return tuple(_behind(follows, x) for follows, x in zip(found, inputs, strict=True))
+
+    @property
+    def jumps(self) -> bool:
+        return self.each.jumps
+
+    def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._together(level) for level in self.each.levels(*_apart(inputs)))
+
+    def contest(self, output: Shape) -> Contest | None:
+        one = self.each.contest(output[1:])
+        return None if one is None else one.repeated(self.parts)
+
+    def layer(self) -> Callable[..., Tensor]:
+        """φ's own layer on all parts at once, if that has no parameters: a layer within a function would hide them."""
+        layer = self.each.layer()
+        if isinstance(layer, nn.Module) and any(True for _ in layer.parameters()):
+            return self.evaluate
+        return partial(_on_parts, layer, self.parts)
 
     def _together(self, value: Tensor) -> Tensor:
         return value.unflatten(0, (-1, self.parts))
@@ -68,6 +92,10 @@ class EachAffine(Affine):
     @property
     def role(self) -> Role:
         return self.each.role
+
+    @property
+    def channel_axis(self) -> int | None:  # type: ignore[override]
+        return _behind_parts(self.each.channel_axis)
 
     @property
     def new_value(self) -> bool:
@@ -116,6 +144,15 @@ class EachAffine(Affine):
 
     def _together(self, value: Tensor) -> Tensor:
         return value.unflatten(0, (-1, self.parts))
+
+
+def _behind_parts(axis: int | None) -> int | None:
+    """An axis of one part among those of all parts; one that is counted from the end stays."""
+    return axis if axis is None or axis < 0 else axis + 1
+
+
+def _on_parts(layer: Callable[..., Tensor], parts: int, *inputs: Tensor) -> Tensor:
+    return layer(*_apart(inputs)).unflatten(0, (-1, parts))
 
 
 def _apart(values: Sequence[Tensor]) -> list[Tensor]:

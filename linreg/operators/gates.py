@@ -33,6 +33,15 @@ class Gate(Operator):
         """The largest |s|; infinite where φ jumps."""
         return 1.0
 
+    @property
+    def jumps(self) -> bool:
+        return bool(torch.as_tensor(self.steepest).isinf().any())
+
+    def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """z − kink for each kink."""
+        (z,) = inputs
+        return tuple(z if isinstance(kink, float) and kink == 0 else z - kink for kink in self.kinks)
+
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         return elementwise(inputs, output)
 

@@ -32,6 +32,7 @@ class Linear(Affine):
     places: int = 1
     kind = "linear"
     role = Role.WEIGHTS
+    channel_axis = -1
     new_value = new_gradients = shared = True
 
     def linear(self, *inputs: Tensor) -> Tensor:
@@ -85,6 +86,7 @@ class Convolution(Affine):
     output_padding: list[int]
     constants: tuple[Constant, ...] = ()
     role = Role.WEIGHTS
+    channel_axis = 0
     new_value = new_gradients = shared = True
 
     @property
@@ -212,6 +214,7 @@ class BatchNorm(Scale):
 
     factor: Tensor
     kind = "batch norm"
+    channel_axis = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         factor, shift = self._channels
@@ -238,6 +241,7 @@ class SameConvolution(LinearFunction):
     stencil: Stencil = field(kw_only=True)
     kind: str = "conv (same)"
     role = Role.WEIGHTS
+    channel_axis = 0
     new_value = new_gradients = True
 
     def sparse(self, image: int = 0) -> tuple[csr_array, ...]:

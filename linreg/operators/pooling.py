@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from linreg.operators.base import Operator, Role, Shape
+from linreg.operators.contest import Contest, listed
 from linreg.operators.reach import Follows, Placed, Reach, adaptive, identity, sliding, whole
 from linreg.operators.reasons import AcrossImages
 from linreg.operators.resample import Separable
@@ -48,6 +51,17 @@ class MaxPool(Operator):
         first = len(x.shape) - self.dims
         pooled = {d: (d, self._side(d - first, x.shape[d], output[d])) for d in x.dims if d >= first}
         return (pooled | {d: (d, identity(x.shape[d])) for d in x.dims if d < first},)
+
+    def contest(self, output: Shape) -> Contest:
+        """One for each window."""
+        kept = len(self.shape) - self.dims
+        rows = torch.arange(prod(self.shape[:kept]))[:, None]
+        for side, d in enumerate(range(kept, len(self.shape))):
+            window = listed(self._side(side, self.shape[d], output[d]).reads)
+            places = rows[:, None, :, None] * self.shape[d] + window[None, :, None, :]
+            outside = (rows[:, None, :, None] < 0) | (window[None, :, None, :] < 0)
+            rows = places.masked_fill(outside, -1).flatten(2).flatten(0, 1)
+        return Contest(rows, torch.arange(len(rows))[:, None], _first_largest, 1, prod(self.shape))
 
     def _side(self, side: int, size: int, count: int) -> Reach:
         """The windows along one of the pooled dimensions, from 0."""
@@ -106,6 +120,10 @@ class Average(Separable):
 
     def layer(self) -> Callable[..., Tensor]:
         return self.pool() if self.pool else super().layer()
+
+
+def _first_largest(rows: Tensor) -> Tensor:
+    return rows.max(-1, keepdim=True).indices
 
 
 def _average(call: Call, kind: str, windows: dict[int, Windows], pool: Callable[[], nn.Module] | None = None) -> Built:

@@ -18,12 +18,15 @@ from torch import Tensor
 
 from linreg.errors import LinregError
 from linreg.operators.base import Affine, Constant, Operator, Shape, sum_to
+from linreg.operators.contest import Contest
 from linreg.operators.gates import bounded
 from linreg.operators.reach import Follows, Placed, elementwise, identity, moved
 from linreg.operators.reasons import AcrossImages
 from linreg.operators.rounding import Rounding, most
 from linreg.operators.sparse import of_image, positions, selection, to_numpy
 from linreg.operators.table import Built, Call, Data, Known, rule
+
+Choice = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +102,11 @@ class Unpool(Affine):
 class Ranked(Operator):
     """z = what `choose` picks among the elements of x along `axes`: a maximum, a minimum, a rank, the k largest.
 
-    `choose` maps rows (…, M) to places in them, (…, k); `axes` are dimensions of one image, and where k > 1 there is
-    one of them.
+    `choose` maps rows (…, M) to what it picks of them and to the places of that, both (…, k); `axes` are dimensions of
+    one image, and where k > 1 there is one of them.
     """
 
-    choose: Callable[[Tensor], Tensor]
+    choose: Choice
     axes: tuple[int, ...]
     before: Shape
     after: Shape
@@ -111,7 +114,7 @@ class Ranked(Operator):
 
     def freeze(self, *inputs: Tensor) -> Selection:
         (x,) = inputs
-        chosen = self.choose(self._rows(x))
+        chosen = self.places(self._rows(x))
         places = self._rows(torch.arange(prod(self.before), device=x.device).view(1, *self.before))
         index = places.expand(x.shape[0], *places.shape[1:]).gather(-1, chosen)
         return Selection(self._back(index), self.before, len(self.before))
@@ -122,12 +125,33 @@ class Ranked(Operator):
         count = prod(self.after) // max(1, prod(widest.shape[1:]))
         return self._back(widest.expand(*widest.shape[:-1], count))
 
+    def contest(self, output: Shape) -> Contest:
+        """One for each row; where k are chosen, it makes k elements of z."""
+        places = self._rows(torch.arange(prod(self.before)).view(1, *self.before))
+        rows = places.reshape(-1, places.shape[-1])
+        numbers = torch.arange(prod(self.after)).view(1, *self.after)
+        outputs = numbers.movedim(1 + self.axes[0], -1) if prod(self.after) > len(rows) else numbers
+        extreme = EXTREMES.get(self.choose, 0)
+        return Contest(rows, outputs.reshape(len(rows), -1), self.places, extreme, prod(self.before))
+
+    def places(self, rows: Tensor) -> Tensor:
+        """The places (…, k) of what is chosen of rows (…, M)."""
+        return self.choose(rows)[1]
+
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         """Along the axes all positions come together; the others stay."""
         (x,) = inputs
         dropped = self.axes if len(output) < len(x.shape) else ()
         others = (d for d in x.dims if d not in self.axes)
         return ({d: (d - sum(axis < d for axis in dropped), identity(x.shape[d])) for d in others},)
+
+    def layer(self) -> Callable[..., Tensor]:
+        return self.picked
+
+    def picked(self, x: Tensor) -> Tensor:
+        """z by torch's own values, which can be captured anew wherever x can: no place is computed with."""
+        values, _ = self.choose(self._rows(x))
+        return self._back(values)
 
     def _rows(self, x: Tensor) -> Tensor:
         """x (N, …) with the axes as one, and last."""
@@ -210,14 +234,14 @@ class Extremum(Operator):
         return torch.maximum(*errors)
 
     def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What changes its sign where the choice changes."""
+        """The difference of the two."""
         return (inputs[0] - inputs[1],)
 
 
 # ---- the k-th largest of some ----
 
 
-def _ranked(call: Call, kind: str, axes: tuple[int, ...], choose: Callable[[Tensor], Tensor]) -> Built:
+def _ranked(call: Call, kind: str, axes: tuple[int, ...], choose: Choice) -> Built:
     """`axes` count the batch dimension, or from the end."""
     x = call.one_data("self")
     total = len(x.shape) + call.leading
@@ -227,17 +251,24 @@ def _ranked(call: Call, kind: str, axes: tuple[int, ...], choose: Callable[[Tens
     return Ranked(choose, inner, x.shape, call.shape, kind), (x,)
 
 
-def _largest(rows: Tensor) -> Tensor:
-    return rows.max(-1, keepdim=True).indices
+def _largest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    values, places = rows.max(-1, keepdim=True)
+    return values, places
 
 
-def _smallest(rows: Tensor) -> Tensor:
-    return rows.min(-1, keepdim=True).indices
+def _smallest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    values, places = rows.min(-1, keepdim=True)
+    return values, places
 
 
-def _ordered(rows: Tensor, descending: bool = False, first: int = 0, end: int | None = None) -> Tensor:
-    """The places in order of size, from the first to the one before the end; equals in the order of their places."""
-    return rows.sort(dim=-1, descending=descending, stable=True).indices[..., first:end]
+def _ordered(rows: Tensor, descending: bool = False, first: int = 0, end: int | None = None) -> tuple[Tensor, Tensor]:
+    """In order of size, from the first to the one before the end; equals in the order of their places."""
+    values, places = rows.sort(dim=-1, descending=descending, stable=True)
+    return values[..., first:end], places[..., first:end]
+
+
+# The choices that look for the largest or the smallest alone.
+EXTREMES: dict[Choice, int] = {_largest: 1, _smallest: -1}
 
 
 @rule("max.dim", "min.dim", "amax", "amin")

@@ -27,6 +27,7 @@ SIGNS = ("sign", "sgn")
 JUMPS = (*COMPARISONS, *SIGNS)
 LOGIC = ("logical_not", "bitwise_not", "logical_and", "logical_or", "logical_xor", "__and__", "__or__", "__xor__",
          "bitwise_and", "bitwise_or", "bitwise_xor")  # fmt: skip
+Decider = tuple[Operator, tuple[Tensor, ...], Shape]  # with its inputs, and the shape of its value
 CHOSEN = {"where": "where", "masked_fill": "where", "mul": "scale", "add": "shift", "sub": "shift", "rsub": "shift",
           "max_unpool2d": "unpool", "max_unpool3d": "unpool", "index_put": "where"}  # fmt: skip
 ELEMENTWISE = {*JUMPS, *LOGIC, *CHOSEN, "neg", "clone", "to", "_to_copy", "type_as"}
@@ -60,6 +61,22 @@ class Step:
             sides = settled(self.call, values, data=True)
             return [sides.tensor(sides["self"]) - (0 if sides["other"] is None else sides.tensor(sides["other"]))]
         return [level for step in steps_of(self.call) for level in step.levels(values)]
+
+    def deciders(self, values: Mapping[str, Tensor]) -> list[Decider]:
+        """The operators whose places it is, as those that a max pool finds.
+
+        Raises LinregError where data decide it in another way than by comparison.
+        """
+        found = [decider for step in steps_of(self.call) for decider in step.deciders(values)]
+        rule = rule_for(self.call.target)
+        if self.call.data and self.call.name not in JUMPS:
+            if rule is None:
+                raise LinregError(
+                    f"aten.{self.call.name} does not tell where its values jump: compare the data instead"
+                )
+            operator, data = rule(self.call)
+            found.append((operator, tuple(values[each.name] for each in data), self.shape))
+        return found
 
     def is_elementwise(self, shape: Shape) -> bool:
         """Whether each element depends on those of data of this shape in the same place only, by comparing data."""
@@ -176,10 +193,19 @@ class Choice(Operator):
         built, data = _built(self.call, self._values(tuple(zeros)))
         return (*built.reach(inputs[: len(data)], output), *guides)
 
+    @property
+    def jumps(self) -> bool:
+        return True
+
     def levels(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What changes its sign where the choice changes."""
+        """What its steps compare."""
         values = self._values(inputs)
         return tuple(level for step in steps_of(self.call) for level in step.levels(values))
+
+    def deciders(self, inputs: tuple[Tensor, ...], output: Shape) -> tuple[Decider, ...]:
+        """Those whose places it uses, as a max pool's."""
+        values = self._values(inputs)
+        return tuple(decider for step in steps_of(self.call) for decider in step.deciders(values))
 
     def is_elementwise(self, shape: Shape) -> bool:
         """Whether each element depends on those of data of this shape in the same place only."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+from fnmatch import fnmatch
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import jupytext
+import nbformat
 from docutils import nodes
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
@@ -20,6 +24,9 @@ warnings.simplefilter("error")
 warnings.filterwarnings("ignore", module="ipykernel")  # its own affairs
 warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)  # torch.export's
 """
+
+LESSONS = "[0-9][0-9]_*.py"
+DOWNLOADS = "notebooks"
 
 # What a cell's last line gives where it was called for what it draws or sets.
 REPR = re.compile(r"[\[(]*(<[^<>]+ at 0x[0-9a-f]+>|<(Axes|Figure|matplotlib|a list of )|Text\()")
@@ -63,6 +70,41 @@ def drop_reprs(app: Sphinx, doctree: nodes.document) -> None:
                 parent.parent.remove(parent)
 
 
+def notebook(app: Sphinx, script: Path) -> NotebookNode:
+    """A lesson as it is for download: as it was run for the site, or as it is written where the site runs nothing."""
+    executed = Path(app.outdir).parent / "jupyter_execute" / f"{script.stem}.ipynb"
+    if app.config.nb_execution_mode == "off" or not executed.exists():
+        return jupytext.read(script, fmt="py:percent")
+    found = nbformat.read(executed, as_version=4)
+    found.cells = [cell for cell in found.cells if "remove-cell" not in cell.metadata.get("tags", ())]
+    found.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return found
+
+
+def write_downloads(app: Sphinx, exception: Exception | None) -> None:
+    """Put each lesson beside the pages, as a notebook and as a script."""
+    if exception is not None:
+        return
+    folder = Path(app.outdir) / DOWNLOADS
+    folder.mkdir(exist_ok=True)
+    for script in sorted(Path(app.srcdir).glob(LESSONS)):
+        nbformat.write(notebook(app, script), folder / f"{script.stem}.ipynb")
+        shutil.copy(script, folder)
+
+
+def link_downloads(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Under the title of a lesson: where its notebook and its script are."""
+    if not fnmatch(f"{page}.py", LESSONS):
+        return
+    links = " · ".join(
+        f'<a href="{DOWNLOADS}/{page}.{kind}" download>{words}</a>'
+        for kind, words in (("ipynb", "Notebook with its outputs"), ("py", "Script"))
+    )
+    context["body"] = context["body"].replace("</h1>", f'</h1>\n<p class="downloads">{links}</p>', 1)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", drop_reprs)
+    app.connect("html-page-context", link_downloads)
+    app.connect("build-finished", write_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

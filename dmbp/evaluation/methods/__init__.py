@@ -10,6 +10,7 @@ torch.Size([5, 1, 3, 3])
 (IntegratedGradients(steps=20, rule='gausslegendre', baseline=0.0, batch_size=16), 'dmbp:iterations=20,loss=+-')
 """
 
+from dmbp.evaluation.methods.chance import RandomMap
 from dmbp.evaluation.methods.deep_lift import DeepLift
 from dmbp.evaluation.methods.disentangled import DMBP
 from dmbp.evaluation.methods.fullgrad import FullGrad
@@ -35,6 +36,7 @@ __all__ = [
     "GuidedGradCAM",
     "IntegratedGradients",
     "Method",
+    "RandomMap",
     "SmoothGrad",
     "parse",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -12,12 +13,37 @@ from dmbp.evaluation.methods.method import Method, option
 from dmbp.explanation import explain
 from dmbp.learning.objective import Loss
 from dmbp.learning.options import Options
-from dmbp.masks import Sites
+from dmbp.masks import Masks, Sites
 from dmbp.result import Result
+from dmbp.split import decompose
 
 PAPER = "the paper, Section 4"
 MAPS = ("paper", "complete")
 DEFAULTS = Options()
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """One learning, and the masks that it had after each number of updates in `counts`: `kept`, but for the `last`."""
+
+    counts: frozenset[int]
+    last: Result
+    kept: Mapping[int, Masks]
+
+    def after(self, count: int) -> Result:
+        """The explanation that a learning of so many updates gives: no update hangs on those that come later.
+
+        Where masks came to rest before, or nothing is learned, that is the last one.
+        """
+        if count not in self.kept:
+            return self.last
+        last, masks = self.last, self.kept[count]
+        split = decompose(last.split.lin, masks, last.split.target, last.split.counting)
+        return replace(
+            last, account=split, masks=dict(masks), iterations=count, updates=last.updates.clamp_max(count),
+            history={part: values[: count + 1] for part, values in last.history.items()},
+            options=replace(last.options, iterations=count), late={},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,14 +87,28 @@ class DMBP(Method):
         return Options(**{name: getattr(self, name) for name in names})
 
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        return self.map_of(self.learned(network, x, target))
+        return self.map_of(self.learned(network, x, target).after(self.iterations))
 
-    def learned(self, network: nn.Module, x: Tensor, target: Tensor) -> Result:
-        """The explanation whose map this is: the same for all methods of the same `learning`."""
-        result = explain(captured(network, x).graph, x, target, options=self.learning, progress=False)
-        if result.interrupted:
+    def learns_as(self, other: DMBP) -> bool:
+        """Whether both learn the same masks, one perhaps for longer; their maps may be others."""
+        return replace(self.learning, iterations=0) == replace(other.learning, iterations=0)
+
+    def learned(self, network: nn.Module, x: Tensor, target: Tensor, counts: Iterable[int] = ()) -> Learning:
+        """What is learned in `iterations` updates, and in each number of `counts`: once, as long as the longest."""
+        wanted = {*counts, self.iterations}
+        options = replace(self.learning, iterations=max(wanted))
+        kept: dict[int, Masks] = {}
+
+        def keep(iteration: int, _: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
+            if iteration in wanted:
+                kept[iteration] = {site: theta.sigmoid().contiguous() for site, theta in logits.items()}
+
+        callback = keep if len(wanted) > 1 else None
+        graph = captured(network, x).graph
+        last = explain(graph, x, target, options=options, progress=False, callback=callback)
+        if last.interrupted:
             raise KeyboardInterrupt
-        return result
+        return Learning(frozenset(wanted), last, kept)
 
     def map_of(self, result: Result) -> Tensor:
         """The map that is asked for, of an explanation."""

@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from dmbp.errors import DmbpError
+from dmbp.evaluation.methods.chance import RandomMap
 from dmbp.evaluation.methods.deep_lift import DeepLift
 from dmbp.evaluation.methods.disentangled import DMBP
 from dmbp.evaluation.methods.fullgrad import FullGrad
@@ -20,7 +21,7 @@ METHODS: dict[str, type[Method]] = {
     kind.label: kind
     for kind in (
         ND, Gradient, IntegratedGradients, SmoothGrad, BlurIG, DeepLift, GuidedBackprop, GuidedGradCAM, GradCAM, RISE,
-        FullGrad, LPR, DMBP,
+        FullGrad, LPR, RandomMap, DMBP,
     )
 }  # fmt: skip
 

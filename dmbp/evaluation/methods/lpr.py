@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.captured import captured
-from dmbp.evaluation.checks import check_output
+from dmbp.evaluation.checks import scores
 from dmbp.evaluation.methods.method import Method, option
 from linreg import Linearization
 from linreg.graph import INPUT, Node
@@ -77,7 +77,7 @@ class LPR(Method):
         """What each picture's θ lower, (N,)."""
         x, column = lin.input, target[:, None]
         mask = self.mask((propagated(lin, theta, target) * x).sum(1, keepdim=True))
-        masked = check_output(network(mask * x), len(x), target.tolist()).gather(1, column)[:, 0]
+        masked = scores(network, mask * x, target.tolist()).gather(1, column)[:, 0]
         whole = lin.output.gather(1, column)[:, 0]
         return (whole - masked).abs() / whole.abs().clamp_min(SMALL) + self.size * mask.flatten(1).mean(1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
-from dmbp.evaluation.checks import Classes, check_count, check_network, check_output, check_pictures, class_indices
+from dmbp.evaluation.checks import Classes, check_count, check_network, check_pictures, class_indices, scores
 
 BATCH = 16  # pictures that go through the network together
 
@@ -87,7 +87,7 @@ def gradient(network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     """∇ of each picture's score at x, shaped like x: by autograd, on the network itself."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        output = check_output(network(leaf), len(x), target.tolist())
+        output = scores(network, leaf, target.tolist())
         return torch.autograd.grad(output.gather(1, target[:, None]).sum(), leaf)[0]
 
 

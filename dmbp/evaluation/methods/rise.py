@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dmbp.evaluation.checks import check_output
+from dmbp.evaluation.checks import scores
 from dmbp.evaluation.curves import PROBABILITIES
 from dmbp.evaluation.methods.gradients import OURS, TOGETHER
 from dmbp.evaluation.methods.method import Method, option
@@ -53,7 +53,7 @@ class RISE(Method):
         total = torch.zeros_like(x[:, :1])
         for masks in self.draw(tuple(x.shape[2:]), x):
             for n, k in enumerate(target.tolist()):
-                output = check_output(network(masks[:, None] * x[n]), len(masks), [k])
+                output = scores(network, masks[:, None] * x[n], [k])
                 chances = PROBABILITIES[self.probability](output)[:, k]
                 total[n, 0] += torch.tensordot(chances, masks, dims=1)
         return total / (self.masks * self.p1)

@@ -1,0 +1,82 @@
+// A signal (channels, time): a line for each channel, on a ground coloured by the map.
+
+const LANES = 16; // channels drawn, at most
+const LANE = 56; // dots of height
+
+function linesView(input, pick, small, at = null) {
+  const [count, length] = input.shape;
+  const lanes = Math.min(count, LANES);
+  const picture = drawn("svg", {
+    class: "lines", tabindex: 0, role: "img", preserveAspectRatio: "none", viewBox: `0 0 ${length} ${lanes * LANE}`,
+    "aria-label": "Signal on a ground coloured by the map. Arrow keys move the place that is read.",
+  });
+  picture.style.height = `${small ? Math.max(90, lanes * 20) : Math.max(140, lanes * LANE)}px`;
+  const names = make("div", { class: "lane-names" });
+  for (let channel = 0; channel < lanes; channel += 1) {
+    names.append(make("span", {}, input.names?.[channel] ?? `channel ${channel}`));
+  }
+  const element = make("div", { class: small ? "stage signal small" : "stage signal" }, make("div", { class: "lanes" }, names, picture));
+  if (count > lanes) {
+    element.append(make("p", { class: "quiet" }, `The first ${lanes} of ${count} channels are drawn; the ground sums over all.`));
+  }
+  const view = { input, element, picture, length, lanes, at, mixes: true };
+  view.pick = (index) => {
+    view.at = Math.min(length - 1, Math.max(0, index));
+    pick(view.at);
+    mark(view);
+  };
+  view.draw = (scene) => {
+    view.scene = scene;
+    picture.replaceChildren(...grounds(view), ...strokes(view));
+    mark(view);
+  };
+  followLine(view);
+  return view;
+}
+
+function grounds(view) {
+  const { values, block, limit, mix } = view.scene;
+  return Array.from(values, (value, i) => drawn("rect", {
+    x: i * block, y: 0, width: Math.min(block, view.length - i * block) + 0.02, height: view.lanes * LANE,
+    style: `fill: ${shade(value, limit)}; opacity: ${presence(mix).map}`,
+  }));
+}
+
+// Each channel from its own lowest to its own highest value.
+function strokes(view) {
+  if (!view.input.x) {
+    return [];
+  }
+  return Array.from({ length: view.lanes }, (_, channel) => {
+    const values = view.input.x.subarray(channel * view.length, (channel + 1) * view.length);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const points = Array.from(values, (value, i) => {
+      const share = (value - low) / (high - low || 1);
+      return `${i + 0.5},${(channel + 0.9 - 0.8 * share) * LANE}`;
+    });
+    return drawn("polyline", { points: points.join(" "), class: "stroke", style: `opacity: ${0.25 + 0.75 * presence(view.scene.mix).picture}` });
+  });
+}
+
+function mark(view) {
+  view.picture.querySelector(".cursor")?.remove();
+  if (view.at !== null) {
+    const x = view.at + 0.5;
+    view.picture.append(drawn("line", { x1: x, x2: x, y1: 0, y2: view.lanes * LANE, class: "cursor" }));
+  }
+}
+
+function followLine(view) {
+  const place = (event) => {
+    const box = view.picture.getBoundingClientRect();
+    return Math.floor(((event.clientX - box.left) / box.width) * view.length);
+  };
+  view.picture.addEventListener("pointerdown", (event) => view.pick(place(event)));
+  view.picture.addEventListener("pointermove", (event) => view.pick(place(event)));
+  view.picture.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+      view.pick((view.at ?? -1) + (event.key === "ArrowRight" ? 1 : -1) * (event.shiftKey ? 8 : 1));
+      event.preventDefault();
+    }
+  });
+}

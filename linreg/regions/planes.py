@@ -1,0 +1,276 @@
+"""The pieces of a network in a plane through three inputs: polygons, each with its affine map.
+
+x(u, v) = p + u (q − p) + v (r − p), over a rectangle of u and v. It is taken through the network node by node, as a
+line is: an affine operator takes the values at the corners of all polygons to values at the corners; any other first
+cuts the polygons along the lines where it changes its piece within them.
+
+Indices: f polygon, c corner of a polygon (vertex).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from linreg.errors import LinregError
+from linreg.graph import INPUT, Node, OperatorGraph
+from linreg.inputs import Given
+from linreg.linearization import Linearization
+from linreg.operators import Affine
+from linreg.regions.changes import noise
+from linreg.regions.contests import cut_by_contest
+from linreg.regions.polygons import Born, Polygons, cut_by_levels
+from linreg.regions.segments import MEMORY, inputs_of
+from linreg.surroundings import plain
+from linreg.target import Target, cotangent, sum_per_image
+from linreg.text import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Bounds = tuple[tuple[float, float], tuple[float, float]]
+UNIT: Bounds = ((0.0, 1.0), (0.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The pieces of `graph` in the plane through `p`, `q` and `r`, (1, *input_shape) each; made by
+    `linreg.regions.plane`.
+
+    `polygons` are convex and fill the rectangle; `outputs` (V, *output shape) are those at their corners, which belong
+    to one polygon each where a network may jump.
+
+    >>> import torch, linreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> torch.nn.utils.vector_to_parameters(torch.tensor([1, 0, 0, 1, -0.25, -0.5, 1, 1, 0]), model.parameters())
+    >>> graph = linreg.trace(model.double(), torch.zeros(1, 2).double())
+    >>> corners = (torch.tensor([corner]).double() for corner in ([0, 0], [1, 0], [0, 1]))
+    >>> plane = linreg.regions.plane(graph, *corners)  # cut by x₁ = 1/4 and x₂ = 1/2
+    >>> len(plane), plane.areas().sort().values.tolist()
+    (4, [0.125, 0.125, 0.375, 0.375])
+    """
+
+    graph: OperatorGraph
+    p: Tensor
+    q: Tensor
+    r: Tensor
+    polygons: Polygons
+    outputs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __repr__(self) -> str:
+        return f"Plane of {counted(len(self), 'polygon')}"
+
+    def polygon(self, f: int) -> Tensor:
+        """The corners of one polygon in order around, (n, 2), in coordinates (u, v)."""
+        ring = self.polygons.rings[f]
+        return self.polygons.places[ring[ring >= 0]]
+
+    def areas(self) -> Tensor:
+        """The area of each polygon, (F,), in coordinates (u, v)."""
+        return self.polygons.areas()
+
+    def centres(self) -> Tensor:
+        """A point within each polygon, the mean of its corners: (F, 2), in coordinates (u, v)."""
+        return self.polygons.means(self.polygons.places)
+
+    def points(self, uv: Tensor) -> Tensor:
+        """x(u, v) for rows of coordinates, (n, *input_shape)."""
+        return _points(self.p, self.q, self.r, torch.as_tensor(uv, dtype=torch.float64))
+
+    def linearize(self, which: Tensor | list[int] | slice = slice(None)) -> Linearization:
+        """The network on these polygons, an image for each: its affine map there, and all that linreg tells."""
+        return self.graph.linearize(self.points(self.centres()[which]))
+
+    def maps(self, target: Target = None) -> Tensor:
+        """y = g_u u + g_v v + h on each polygon: its g_u, g_v and h, (F, 3)."""
+        centres, found = self.centres(), []
+        for part in centres.split(4096):
+            lin = self.graph.linearize(self.points(part))
+            c = lin.adjoint(cotangent(target, lin.output)).double()
+            along = [sum_per_image(c * (end - self.p).double()) for end in (self.q, self.r)]
+            slopes = torch.stack(along, 1)
+            offset = lin.score(target).double() - (slopes * part.to(slopes)).sum(1)
+            found.append(torch.cat([slopes, offset[:, None]], 1))
+        return torch.cat(found)
+
+    def scores(self, target: Target = None) -> Tensor:
+        """y at each vertex, (V,)."""
+        return sum_per_image(self.outputs * cotangent(target, self.outputs[:1]))
+
+    def classes(self) -> Tensor:
+        """The class with the largest output at the centre of each polygon, (F,)."""
+        return self.polygons.means(self.outputs.double()).flatten(1).argmax(1)
+
+    def boundaries(self) -> tuple[Tensor, Tensor]:
+        """Where the largest output changes: straight pieces (n, 2, 2) from end to end, and the two classes (n, 2).
+
+        They are where two outputs are equal and no other is larger, in each polygon. A network with one output decides
+        by its sign: they are where that is 0, and both classes are 0.
+        """
+        values = self.outputs.double().flatten(1).cpu()
+        if values.shape[1] == 1:
+            values = torch.cat([values, torch.zeros_like(values)], 1)
+            lines, classes = _boundaries(self.polygons, values)
+            return lines, torch.zeros_like(classes)
+        return _boundaries(self.polygons, values)
+
+    def draw(self, colour: Any = "class", ax: Axes | None = None) -> Axes:
+        """The polygons, by class or any numbers; see `linreg.plot.draw_plane`."""
+        from linreg.plot import draw_plane
+
+        return draw_plane(self, colour, ax)
+
+
+def plane(
+    graph: OperatorGraph, p: Given, q: Given, r: Given, *, bounds: Bounds = UNIT, limit: int = 100_000,
+    memory: int = MEMORY,
+) -> Plane:  # fmt: skip
+    """Every piece of the network in the plane through three inputs: x(u, v) = p + u (q − p) + v (r − p).
+
+    p, q and r are one input each, (1, *input_shape); `bounds` are the ranges of u and of v. The polygons are told apart
+    by pattern: each flip of a unit is an edge. Where the inputs lie on one line, or are equal, the plane has rank 1 or
+    0: u and v still have their range, and the polygons are stripes or the whole. An edge that passes within 2⁻⁴⁰ of a
+    corner goes through it.
+
+    Raises LinregError for inputs that do not fit; for a network that fixes the number of its inputs; and, before a
+    layer is cut, where that makes more than `limit` polygons or takes more than `memory` bytes for their corners.
+    """
+    (u0, u1), (v0, v1) = bounds
+    if not (u0 < u1 and v0 < v1):
+        raise LinregError(f"bounds are ((u from, u to), (v from, v to)), each from the smaller, not {bounds!r}")
+    same, (p, q, r) = inputs_of(graph, p=p, q=q, r=r)
+    places = torch.tensor([[u0, v0], [u1, v0], [u1, v1], [u0, v1]], dtype=torch.float64)
+    whole = Polygons(places, torch.arange(4)[None], torch.zeros(1, dtype=torch.long))
+    state = _State(whole, {INPUT: _points(p, q, r, places)}, limit, memory)
+    last = {name: number for number, node in enumerate(same.nodes) for name in node.inputs}
+    with plain(), torch.no_grad():
+        for number, node in enumerate(same.nodes):
+            state = state.through(node)
+            dead = [name for name in state.values if last.get(name, -1) <= number and name != same.output]
+            state = replace(state, values={name: x for name, x in state.values.items() if name not in dead})
+    return Plane(same, p, q, r, state.polygons, state.values[same.output])
+
+
+def _points(p: Tensor, q: Tensor, r: Tensor, uv: Tensor) -> Tensor:
+    u, v = (each.to(p.device).view(-1, *[1] * (p.dim() - 1)) for each in uv.reshape(-1, 2).unbind(1))
+    start = p.double()
+    return (start + u * (q.double() - start) + v * (r.double() - start)).to(p.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """The polygons so far, and the values that later nodes read, (V, *shape) each."""
+
+    polygons: Polygons
+    values: Mapping[str, Tensor]
+    limit: int
+    memory: int
+
+    def through(self, node: Node) -> _State:
+        """With the value of a node, cut to where it is affine."""
+        operator = node.operator
+        self._fits(node)
+        if isinstance(operator, Affine):
+            return self._with(node, operator(*self._inputs(node)))
+        state = self
+        for number in range(len(operator.levels(*self._inputs(node)))):
+            state = state._cut(operator.levels(*state._inputs(node))[number])
+        for number in range(len(operator.deciders(state._inputs(node), node.shape))):
+            decider, inputs, output = operator.deciders(state._inputs(node), node.shape)[number]
+            contest = decider.contest(output)
+            if contest is not None:
+                made = cut_by_contest(state.polygons, contest, decider, inputs[0], state._check)
+                state = state._made(*made)
+        if not operator.jumps:
+            return state._with(node, operator.layer()(*state._inputs(node)))
+        return state._apart(node)
+
+    def _cut(self, level: Tensor) -> _State:
+        flat = level.flatten(1) if level.dim() > 1 else level[:, None]
+        polygons, born, _ = cut_by_levels(self.polygons, flat, noise(flat), self._check)
+        return self._made(polygons, born)
+
+    def _made(self, polygons: Polygons, born: list[Born]) -> _State:
+        """With these polygons, and all values at their vertices."""
+        values = dict(self.values)
+        for step in born:
+            values = {name: step.at(value) for name, value in values.items()}
+        return replace(self, polygons=polygons, values=values)
+
+    def _apart(self, node: Node) -> _State:
+        """With the value of a node that may jump: at the corners of each polygon that of its own piece."""
+        polygons, vertex = self.polygons.apart()
+        values = {name: value[vertex] for name, value in self.values.items()}
+        state = replace(self, polygons=polygons, values=values)
+        owner, _ = polygons.corners
+        inputs = state._inputs(node)
+        affine = node.operator.freeze(*(polygons.means(x)[owner] for x in inputs))
+        return state._with(node, affine(*inputs))
+
+    def _with(self, node: Node, value: Tensor) -> _State:
+        return replace(self, values={**self.values, node.name: value})
+
+    def _inputs(self, node: Node) -> tuple[Tensor, ...]:
+        return tuple(self.values[name] for name in node.inputs)
+
+    def _check(self, count: int) -> None:
+        if count > self.limit:
+            raise LinregError(
+                f"the plane has at least {count:,} polygons here, and limit is {self.limit:,}: give a larger limit, or "
+                "smaller bounds"
+            )
+
+    def _fits(self, node: Node) -> None:
+        alive = sum(x[0].numel() for x in self.values.values()) + prod(node.shape)
+        size = len(self.polygons.places) * alive * next(iter(self.values.values())).element_size()
+        if size > self.memory:
+            raise LinregError(
+                f"{node}: the values at the corners of {len(self.polygons):,} polygons take {size / 2**30:.2g} GiB, "
+                f"and memory is {self.memory / 2**30:.2g} GiB: give more, or smaller bounds"
+            )
+
+
+def _boundaries(polygons: Polygons, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Where two of some values (V, k) are equal and the largest."""
+    tops = torch.stack([values.argmax(1)[polygons.rings.clamp_min(0)], polygons.rings], 2)
+    several = [f for f in range(len(polygons)) if len(tops[f, tops[f, :, 1] >= 0, 0].unique()) > 1]
+    lines, classes = [torch.empty(0, 2, 2, dtype=torch.float64)], [torch.empty(0, 2, dtype=torch.long)]
+    for f in several:
+        ring = polygons.rings[f]
+        ring = ring[ring >= 0]
+        for i in range(values.shape[1]):
+            for j in range(i + 1, values.shape[1]):
+                line = _boundary(polygons.places[ring], values[ring], i, j)
+                if line is not None:
+                    lines.append(line[None])
+                    classes.append(torch.tensor([[i, j]]))
+    return torch.cat(lines), torch.cat(classes)
+
+
+def _boundary(corners: Tensor, values: Tensor, i: int, j: int) -> Tensor | None:
+    """Where y_i = y_j ≥ all others in one polygon with these values at its corners, (2, 2), or None."""
+    level = values[:, i] - values[:, j]
+    following = torch.roll(torch.arange(len(level)), -1)
+    over = ((level < 0) & (level[following] > 0)) | ((level > 0) & (level[following] < 0))
+    place = (level / (level - level[following]))[over, None]
+    ends = torch.cat([torch.lerp(corners[over], corners[following[over]], place), corners[level == 0]])
+    if len(ends) != 2:
+        return None
+    at_ends = torch.cat([torch.lerp(values[over], values[following[over]], place), values[level == 0]])
+    ahead = at_ends[:, i : i + 1] - at_ends  # ≥ 0 for all: affine on the way from one end to the other
+    ahead[:, [i, j]] = 0.0
+    start, end = ahead
+    cross = start / (start - end)
+    low = cross[(start < 0) & (end > 0)].amax() if ((start < 0) & (end > 0)).any() else start.new_zeros(())
+    high = cross[(start > 0) & (end < 0)].amin() if ((start > 0) & (end < 0)).any() else start.new_ones(())
+    if ((start < 0) & (end <= 0)).any() or ((start <= 0) & (end < 0)).any() or low >= high:
+        return None
+    return torch.stack([torch.lerp(ends[0], ends[1], low), torch.lerp(ends[0], ends[1], high)])

@@ -1,0 +1,470 @@
+# %% [markdown]
+# # 11. Where the linear function ends
+#
+# Lesson 1 froze the gates at one input and found a linear function. It holds on a region
+# around that input, and the region has an end: the first place where a unit turns. This
+# lesson finds that place, in the plane and in a network that reads digits, and looks at
+# what is on the other side.
+#
+# **You will see** the walls of a region and the units that they belong to, how far the
+# nearest wall is, what jumps there and what does not, and how many linear pieces there
+# are between two inputs.
+#
+# **You need** lesson 1 (gates). One section needs lesson 4 (masks).
+#
+# **Time**: about 40 minutes to read. The page runs in half a minute.
+
+# %%
+from math import inf
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+
+import dmbp
+import linreg
+from dmbp.datasets import sample_pairs
+from dmbp.networks import pretrained
+from dmbp.walls import jump
+from linreg import regions
+from linreg.plot import draw_region, draw_walls
+
+torch.manual_seed(3)
+plt.rcParams["figure.constrained_layout.use"] = True
+
+
+def close(one, other):
+    return torch.allclose(one, other, rtol=1e-10, atol=1e-11)
+
+
+# %% [markdown]
+# ## Symbols
+#
+# | symbol | meaning |
+# |---|---|
+# | $z_k$ | the number that comes into gate k; the gate is open where $z_k > 0$ |
+# | $a_k$, $\beta_k$ | its gradient and its constant on the region: $z_k(v) = a_k \cdot v + \beta_k$ |
+# | $s_k$ | the slack of unit k at x: how much of $z_k$ is left before it turns, $\lvert z_k(x) \rvert$ |
+# | wall k | the inputs v with $z_k(v) = 0$ |
+#
+# "Linear region" is said of two things. Most often it means all inputs with the same
+# *pattern*: every gate is open or closed as it is at x. It can also mean all inputs
+# around x with the same *map*, the same linear function. A unit may turn and change no
+# map, if all that reads it is closed. In `linreg.regions` you choose by `by="pattern"`
+# or `by="map"`. This lesson takes the pattern, which is the default.
+
+# %% [markdown]
+# ## Eq. (3): every unit has a wall
+#
+# $$z_1 = W_1 v + b_1, \qquad z_2 = W_2 \,\mathrm{diag}(g_1)\, z_1 + b_2$$
+#
+# We take two layers of eight units, in the plane, with biases. With the gates $g_1$ of x,
+# each number that comes into a gate is a linear function of the input. So its sign
+# changes on a straight line. Each of the 16 units has one.
+
+# %%
+network = nn.Sequential(
+    nn.Linear(2, 8),
+    nn.ReLU(),
+    nn.Linear(8, 8),
+    nn.ReLU(),
+    nn.Linear(8, 1),
+).double()
+W1, b1, W2, b2, w, b = (value.detach() for value in network.parameters())
+x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
+
+# %%
+z1 = W1 @ x[0] + b1
+g1 = (z1 > 0).double()
+z2 = W2 @ (g1 * z1) + b2
+g2 = (z2 > 0).double()
+
+z = torch.cat([z1, z2])
+a = torch.cat([W1, W2 @ torch.diag(g1) @ W1])
+beta = z - a @ x[0]
+
+# %% [markdown]
+# The region is where all units keep their sign: $\pm (a_k \cdot v + \beta_k) \ge 0$, with
+# the sign that they have at x. The library writes it as $A v \le b$, with a row for each
+# unit. A row is a pass back through the network, so that none has to be held that nobody
+# asks for.
+
+# %%
+sign = torch.where(z > 0, 1.0, -1.0).double()
+graph = linreg.trace(network, x)
+lin = graph.linearize(x)
+region = regions.inequalities(lin)
+
+assert close(region.rows(), -sign[:, None] * a)
+assert close(region.b, sign * beta)
+assert str(region.label(11)) == "3[3]"
+
+# %% [markdown]
+# Row 11 belongs to the ReLU called "3", unit 3. In the figure every line is the wall of
+# one unit, as the gates of x have it. Only some of them touch the region. The others lie
+# behind a wall, where the region has ended already. `polytope` finds which ones those
+# are, by linear programs. The circle is the largest ball that has room in the region.
+
+# %%
+shape = regions.polytope(lin, bounds=(-3, 3))
+print(f"{len(shape.facets)} of {len(region)} walls bound the region")
+assert 3 <= len(shape.facets) < len(region)
+assert region.contains(shape.vertices(), tolerance=1e-9).all()
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(6.2, 5.6))
+across = torch.tensor([-3.0, 3.0], dtype=torch.float64)
+for k in range(len(a)):
+    steep = a[k, 1].abs() > a[k, 0].abs()
+    other = -(beta[k] + a[k, int(not steep)] * across) / a[k, int(steep)]
+    ends = (across, other) if steep else (other, across)
+    colour = "#2166ac" if k < 8 else "#b2182b"
+    ax.plot(ends[0], ends[1], color=colour, lw=0.8, alpha=0.6)
+draw_region(shape, ax)
+ax.set(xlim=(-1.6, 2.2), ylim=(-2, 1.8))
+title = ax.set_title("walls of layer 1 (blue) and of layer 2 (red)")
+
+# %% [markdown]
+# ## Eq. (2): inside, and nowhere else
+#
+# $$A v \le b \quad\Longleftrightarrow\quad
+# \text{every gate is at } v \text{ as it is at } x$$
+#
+# Walls of the second layer are drawn for the gates that the first layer has at x. Beyond
+# a wall of the first layer these lines bend. That does not matter here: whoever leaves
+# the region has crossed a wall of this list first. We try 10,000 points, and ask the
+# network itself.
+
+# %%
+points = x + torch.randn(10_000, 2, dtype=torch.float64)
+before = points @ W1.T + b1
+behind = before.clamp(min=0) @ W2.T + b2
+gates = torch.cat([before, behind], 1) > 0
+
+same = (gates == (z > 0)).all(1)
+assert torch.equal(region.contains(points), same)
+assert 0 < same.sum() < 10_000
+
+# %% [markdown]
+# A pattern is a value in Python: it can be compared, and be a key of a dictionary. So we
+# can count how many regions these points lie in.
+
+# %%
+patterns = graph.linearize(points[:500])
+seen = {patterns.pattern(image) for image in range(500)}
+assert len(seen) == len(gates[:500].unique(dim=0))
+assert lin.pattern()["1"].tolist() == g1.tolist()
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(5.6, 5))
+number = gates.unique(dim=0, return_inverse=True)[1]
+ax.scatter(points[:, 0], points[:, 1], c=number % 20, cmap="tab20", s=3)
+draw_region(shape, ax, names=False, ball=False)
+ax.set(xlim=(-2.2, 2.8), ylim=(-2.7, 2.3))
+title = ax.set_title("10,000 points, coloured by their pattern")
+
+# %% [markdown]
+# ## Eq. (4): how far the linear function reaches
+#
+# $$d_k = \frac{s_k}{\lVert a_k \rVert_2} \text{ in } \ell_2, \qquad
+# \frac{s_k}{\lVert a_k \rVert_1} \text{ in } \ell_\infty, \qquad
+# \frac{s_k}{\lVert a_k \rVert_\infty} \text{ in } \ell_1$$
+#
+# A step of length d changes $z_k$ by at most d times the size of $a_k$, where the two
+# sizes are dual norms. So wall k is $d_k$ away. The smallest $d_k$ is the distance from x
+# to the end of its region, exactly. The other distances are those of the walls as lines:
+# such a line may lie behind another wall.
+
+# %%
+near = regions.walls(lin, count=3)
+distance = sign * z / a.norm(dim=1)
+nearest = distance.argmin()
+assert [wall.row for wall in near] == distance.argsort()[:3].tolist()
+assert abs(near[0].distance - distance[nearest]) < 1e-12
+print(near)
+
+# %%
+norms = {1: a.abs().amax(1), 2: a.norm(dim=1), inf: a.abs().sum(1)}
+reach = {}
+for norm, size in norms.items():
+    reach[norm] = regions.walls(lin, 1, norm)[0]
+    assert abs(reach[norm].distance - (sign * z / size).min()) < 1e-12
+
+# %% [markdown]
+# In the figure each ball has grown until it touched a wall. Its nearest point on the wall
+# is `wall.point`.
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(7, 4))
+draw_region(shape, ax, names=False, ball=False)
+turn = torch.linspace(0, 2 * torch.pi, 401, dtype=torch.float64)
+circle = torch.stack([turn.cos(), turn.sin()], 1)
+for norm, colour in ((1, "#5aae61"), (2, "#2166ac"), (inf, "#9970ab")):
+    ball = circle / circle.norm(norm, dim=1, keepdim=True) * reach[norm].distance
+    ax.plot(*(x + ball).T, color=colour, label=f"ℓ{norm}".replace("inf", "∞"))
+    ax.plot(*reach[norm].point, "o", color=colour, ms=5)
+ax.set(xlim=(-1, 1.6), ylim=(-0.7, 0.6))
+legend = ax.legend(title="the largest ball around x", loc="upper right", ncols=3)
+
+# %% [markdown]
+# ## Eq. (5): on the other side
+#
+# $$c' - c = \kappa\, a_k, \qquad y' = y \ \text{ on the wall}$$
+#
+# The network is continuous. On the wall both linear functions give the same score, so
+# they can only differ across it: c jumps by a multiple of the wall's normal. `across`
+# gives both functions, at one point of the wall, and says which units turn.
+
+# %%
+first = regions.across(lin, near[0])
+assert first.turned == {near[0].label.site: [near[0].label.unit]}
+assert abs(first.step()) < 1e-12
+
+change = first.jump()[0]
+kappa = change @ first.normal
+assert close(change, kappa * first.normal)
+assert kappa.abs() > 1e-6
+
+# %% [markdown]
+# PyTorch agrees, if it is asked for the gradient a little before the wall and a little
+# behind it.
+
+# %%
+gradients = []
+for side in (-1e-6, 1e-6):
+    leaf = (first.point + side * first.normal).requires_grad_()
+    gradients += torch.autograd.grad(network(leaf).sum(), leaf)
+assert close(gradients[1] - gradients[0], first.jump())
+
+# %% [markdown]
+# Now we follow the straight line through x and that point, far beyond the wall. The score
+# has a bend at every wall that it crosses, and no step.
+
+# %% tags=["hide-input"]
+ahead = near[0].point - x[0]
+way = torch.linspace(-2, 8, 1001, dtype=torch.float64)[:, None]
+scores = network(x + way * ahead).detach()
+straight = lin.score() + way[:, 0] * (lin.weight()[0] @ ahead)
+figure, ax = plt.subplots(figsize=(7, 3.6))
+ax.plot(way, scores, color="#404040", lw=2, label="y")
+ax.plot(way, straight, "--", color="#2166ac", label="the linear function at x")
+ax.axvline(1, color="#b2182b", lw=0.9, label="the nearest wall")
+ax.set(xlabel="steps of the way from x to the wall", ylabel="score")
+legend = ax.legend()
+
+# %% [markdown]
+# ## Eq. (9): y goes on, and its parts jump
+#
+# $$y = y^+ + y^- + \tilde y, \qquad \Delta y^+ + \Delta y^- + \Delta \tilde y = 0$$
+#
+# A unit at its wall has $z_k = 0$: it hands on nothing, open or closed. The two masked
+# passes of lesson 4 have other numbers there. What arrives at the unit in the positive
+# pass is $z_k^+$, and that is not 0. When the unit opens, a masked share of it comes in
+# at once. So with fixed masks $y^+$ and $y^-$ have steps at walls, and $\tilde y$ takes
+# them back. We look for a wall of the second layer, where the masks of the first have
+# something to say.
+
+# %%
+masks = {"1": torch.rand(1, 8).double(), "3": torch.rand(1, 8).double()}
+walls_of_layer_2 = []
+for neighbour in regions.neighbours(shape):
+    if neighbour.label.site == "3":
+        walls_of_layer_2.append(neighbour)
+wall = max(walls_of_layer_2, key=lambda n: abs(jump(n, masks).scores["positive"]))
+jumps = jump(wall, masks).scores
+
+# %%
+print({part: round(value, 4) for part, value in jumps.items()})
+assert abs(jumps["y"]) < 1e-12
+assert abs(jumps["positive"]) > 1e-4
+assert abs(jumps["positive"] + jumps["negative"] + jumps["nuisance"]) < 1e-12
+
+# %% [markdown]
+# By hand: what arrives in the positive pass is the unit's row of
+# $z^+ = W_2\, (\sigma_1 \odot g_1 \odot z_1) + b_2$. With the unit's mask and the weight
+# that reads it, this is the step.
+
+# %%
+[(unit,)] = wall.turned["3"]
+h1 = (W1 @ wall.point[0] + b1).clamp(min=0)
+arriving = W2[unit] @ (masks["1"][0] * h1) + b2[unit]
+opens = 1 - 2 * g2[unit]
+by_hand = opens * w[0, unit] * masks["3"][0, unit] * arriving
+assert abs(by_hand - jumps["positive"]) < 1e-12
+
+# %%
+room = 0.4
+way = torch.linspace(-room, room, 801, dtype=torch.float64)[:, None]
+everywhere = graph.linearize(wall.point + way * wall.normal)
+same_masks = {site: mask.expand(len(way), -1) for site, mask in masks.items()}
+split = dmbp.decompose(everywhere, same_masks)
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(7, 3.6))
+colours = {
+    "y": "black",
+    "positive": "#b2182b",
+    "negative": "#2166ac",
+    "nuisance": "0.5",
+}
+for part, colour in colours.items():
+    ax.plot(way, split.scores[part], color=colour, label=part)
+ax.axvline(0, color="#8c8c8c", lw=0.8, ls=":")
+ax.set(xlabel="distance beyond the wall", ylabel="score, and its parts")
+legend = ax.legend()
+
+# %% [markdown]
+# ## Section 3: all the pieces on a line
+#
+# $$F(b) - F(a) = \sum_i (b - a)_i
+# \int_0^1 \frac{\partial F}{\partial x_i}\big(a + t (b - a)\big)\, dt$$
+#
+# The gradient is the same all over a piece. So an integral along a line is a finite sum:
+# the length of each piece times its gradient. Integrated Gradients is such an integral,
+# and is usually averaged over 50 points. `segment` finds every piece, in order, and sums
+# without an error.
+
+# %%
+start = torch.zeros(1, 2, dtype=torch.float64)
+stop = torch.tensor([[2.0, -1.5]], dtype=torch.float64)
+line = regions.segment(graph, start, stop, progress=False)
+shares = line.integrated_gradients(0)
+assert close(shares.sum(), (network(stop) - network(start)).sum())
+
+# %%
+middle = (line.t[1:] + line.t[:-1]) / 2
+leaf = (start + middle[:, None] * (stop - start)).requires_grad_()
+(gradient,) = torch.autograd.grad(network(leaf).sum(), leaf)
+lengths = line.t.diff()[:, None]
+assert close((lengths * gradient).sum(0) * (stop - start), shares)
+
+# %% [markdown]
+# How many pieces can there be? Folding the line in half, and in half again, doubles them
+# each time. A *sawtooth* network does that: L layers of two units make $2^L$ pieces.
+
+
+# %%
+def sawtooth(layers):
+    folds = []
+    for _ in range(layers):
+        first = nn.Linear(1, 2)
+        first.weight.data = torch.tensor([[1.0], [1.0]])
+        first.bias.data = torch.tensor([0.0, -0.5])
+        last = nn.Linear(2, 1, bias=False)
+        last.weight.data = torch.tensor([[2.0, -4.0]])
+        folds += [first, nn.ReLU(), last]
+    return nn.Sequential(*folds).double()
+
+
+# %%
+zero = torch.zeros(1, 1, dtype=torch.float64)
+one = torch.ones(1, 1, dtype=torch.float64)
+for layers in (1, 2, 3, 8):
+    folded = linreg.trace(sawtooth(layers), zero)
+    pieces = regions.segment(folded, zero, one, progress=False)
+    assert len(pieces) == 2**layers
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2))
+fine = torch.linspace(0, 1, 1001, dtype=torch.float64)
+axes[0].plot(fine, network(start + fine[:, None] * (stop - start)).detach())
+axes[0].vlines(line.t, *axes[0].get_ylim(), color="#8c8c8c", lw=0.6)
+axes[0].set(title=f"{len(line)} pieces from a to b", xlabel="t", ylabel="score")
+axes[1].plot(fine, sawtooth(3)(fine[:, None]).detach())
+title = axes[1].set_title("a sawtooth of three layers: 8 pieces")
+
+# %% [markdown]
+# ## Section 4: a network that reads digits
+#
+# $$\min_k \frac{s_k}{\lVert a_k \rVert_2} \quad \text{over 196,608 walls}$$
+#
+# The residual network of lesson 1 has 163,840 units, and some of them are max pools. A
+# pool has a wall for each pixel that it did not choose: the chosen one minus the other is
+# its slack. Here one pass back for each wall would take minutes. `walls` makes 64 rows
+# instead: products with random vectors tell the size of every row within a factor, and
+# only rows that may be near are made. (That it misses one has a probability below
+# $10^{-9}$. It says so.)
+
+# %%
+digits = pretrained("digit-pairs").double()
+pair = sample_pairs().images[:1].double()
+reader = linreg.trace(digits, pair)
+there = reader.linearize(pair)
+closest = regions.walls(there, count=12)
+print(closest)
+
+# %%
+edge = closest[0].point[None] - pair
+short = reader.linearize(pair + 0.99 * edge)
+beyond = reader.linearize(pair + 1.01 * edge)
+assert short.pattern() == there.pattern()
+assert sum(beyond.pattern().hamming(there.pattern()).values()) == 1
+
+# %% [markdown]
+# The linear function at this picture ends after a step of less than a millionth, where a
+# grey level is 1/255. A picture that looks the same lies in another region. So a gradient
+# says little about the network a grey level away, and the reasons for a score are better
+# looked for in sums over many regions, or in maps that change little from one region to
+# the next.
+
+# %%
+assert closest[0].distance < 1e-6 < 1 / 255
+assert closest.total == 196_608
+assert closest.examined < 1000
+
+# %% tags=["hide-input"]
+ax = draw_walls(closest, plt.subplots(figsize=(8, 4.4))[1])
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Double the weights and the biases of the first layer. How far is the nearest wall of
+#    the first layer then? And how far if you double the weights alone?
+# 2. A unit of the first layer turns, and every unit that reads it is closed. What does c
+#    do? How do `by="pattern"` and `by="map"` count?
+# 3. A network has 3 units, all in one layer. How many walls can a region in the plane
+#    have at most? Which regions have room for balls of any size?
+# 4. **Change a number and look.** Move x from (0.3, −0.2) to (6, 6). How large is the
+#    largest ball in its region, without bounds?
+# 5. **Do it to your own network.** Run `dmbp inspect PICTURE --model … --regions`, or
+#    `linreg.regions.walls` in float64. Which layer has the nearest walls?
+
+# %% tags=["hide-cell"]
+# 1. z and its gradient double alike: the walls stay. With the weights alone they move.
+doubled = nn.Sequential(nn.Linear(2, 8), *list(network)[1:]).double()
+doubled[0].weight.data = 2 * W1
+doubled[0].bias.data = 2 * b1
+again = linreg.trace(doubled, x).linearize(x)
+before = regions.walls(lin, 1, sites=("1",))[0].distance
+assert abs(regions.walls(again, 1, sites=("1",))[0].distance - before) < 1e-12
+doubled[0].bias.data = b1
+moved = linreg.trace(doubled, x).linearize(x)
+assert abs(regions.walls(moved, 1, sites=("1",))[0].distance - before) > 1e-6
+
+# %% tags=["hide-cell"]
+# 2. c stays. By pattern it is a wall; by map it is none.
+quiet = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1), nn.ReLU()).double()
+quiet[2].bias.data = torch.tensor([-100.0]).double()
+silent = linreg.trace(quiet, x).linearize(x)
+assert silent.weight().abs().max() == 0
+assert len(regions.walls(silent)) == 9
+assert [str(wall.label) for wall in regions.walls(silent, by="map")] == ["3[0]"]
+
+# %% tags=["hide-cell"]
+# 3. Three, one for each unit. A region has room for any ball if a direction leads away
+# from all of its walls at once.
+few = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+radii = []
+for point in torch.randn(40, 2, dtype=torch.float64):
+    spot = linreg.trace(few, point[None]).linearize(point[None])
+    found = regions.polytope(spot)
+    assert len(found.facets) <= 3
+    radii.append(found.ball.radius)
+assert inf in radii
+
+# %% tags=["hide-cell"]
+# 4. Out there the region has no end.
+far = graph.linearize(torch.tensor([[6.0, 6.0]], dtype=torch.float64))
+assert regions.polytope(far).ball.radius == inf
+# 5. In the network of the digits it is the first max pool.
+assert closest[0].label.site == "stem.2"
