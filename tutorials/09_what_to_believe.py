@@ -11,7 +11,7 @@
 # **You need** lesson 2 (the ledger), lesson 5 (the masked backward pass) and lesson 7
 # (the maps of other methods).
 #
-# **Time**: about an hour to read. The page runs in a minute and a half.
+# **Time**: about 60 minutes to read. The page runs in a minute and a half.
 
 # %%
 from copy import deepcopy

@@ -52,7 +52,7 @@ print("asked:", asked.tolist())
 print("probability of the asked:", probability.gather(1, asked[:, None])[:, 0])
 
 # %% [markdown]
-# ## Figure 3: the insertion metric
+# ## Figure 3, Section 4.1: the insertion metric
 #
 # $$\text{IM} = \frac1n \Big(\sum_{i=0}^n s_i - \frac{s_0 + s_n}{2}\Big)$$
 #
@@ -118,7 +118,7 @@ draw_curve(ours, insertion_way(x, dmbp_map), title='insertion, DMBP for "3"')
 # The two digits appear before the clutter does, the asked one first: the probability is
 # near one after a few hundred of the 4,096 pixels.
 #
-# ## Section 4.1: the complement
+# ## Section 4.1 once more: the complement
 #
 # $$\text{cIM}: \text{ the lowest values first, and } s_i =
 # \text{mean probability of the other classes}$$
@@ -167,7 +167,7 @@ label = axes[0].set_ylabel("probability of the 9")
 # %% [markdown]
 # In grey: where the curve could go, by the order of equal pixels.
 #
-# ## Table 1: the losses
+# ## Table 1, Section 4.2: the losses
 #
 # $$\text{DMBP}^{+}: -y^+, \qquad \text{DMBP}^{+,-}: y^- - y^+, \qquad
 # \text{DMBP}^{All}: y^- - y^+ + |y^\sim|$$
@@ -240,7 +240,7 @@ for name in ("ND", "DMBP+", "DMBP+-"):
         print(f"{metric:3} of DMBP less that of {name:6}: {mean:+.3f} ± {error:.3f}")
 
 # %% [markdown]
-# ## Table 2: the rivals
+# ## Table 2, Section 4.3: the rivals
 #
 # $$\text{rank} = 1 + \#\{\text{methods with a larger mean}\}$$
 #
