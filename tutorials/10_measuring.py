@@ -25,8 +25,9 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from dmbp.datasets import sample_pairs
-from dmbp.evaluation import complementary_insertion, insertion, layer_randomization, methods
+from dmbp.evaluation import complementary_insertion, insertion, methods
 from dmbp.evaluation.published import TABLE_1, TABLE_2, TABLE_3
+from dmbp.evaluation.randomization import layer_randomization
 from dmbp.evaluation.ways import insertion_way
 from dmbp.networks import pretrained
 from dmbp.plot import BLUE, GREY, RED
@@ -215,7 +216,7 @@ title = axes[2].set_title("here: red IM, blue cIM, a dot for each picture")
 # %% [markdown]
 # In cIM the paper's order holds: to minimise y⁻ too is what makes the map right about
 # negative evidence. With "+" alone everything that is ink turns red. IM hardly sees the
-# difference. (The paper's numbers are lower because its pictures and networks are harder.)
+# difference. (The paper's numbers are lower: its pictures and networks are harder.)
 
 # %%
 assert numbers["DMBP"][1].mean() > numbers["ND"][1].mean()
@@ -402,8 +403,8 @@ for maps in (8 * nd, by_rank.float()):
     assert torch.equal(measured(maps)[0], numbers["ND"][0])
 
 # %% tags=["hide-cell"]
-# 3. The order is turned over: insertion of −a for the asked class is what cIM of a would
-#    be if it watched the asked class, so it is low. IM of −a for the other is cIM of a.
+# 3. The order is turned over, so IM of −a for the other class is cIM of a, and for the
+#    asked class it is low.
 turned = insertion(network, x, other, -dmbp_map, **OPTIONS).area
 assert torch.allclose(turned, numbers["DMBP"][1], atol=1e-3)
 
