@@ -260,8 +260,8 @@ for K, result in results.items():
     alike = rank_correlation(result.attribution, results[0].attribution)
     shown[K] = share
     y = result.scores["y"].item()
-    print(f"K = {K:2}: y = {y:.2f}, y⁺ = {y_plus:6.1f}, from pixels {share:4.0%};", end=" ")
-    print(f"rank correlation with the map of K = 0: {alike:.2f}")
+    words = f"K = {K:2}: y = {y:.2f}, y⁺ = {y_plus:6.1f}, from pixels {share:4.0%}"
+    print(f"{words}; rank correlation with the map of K = 0: {alike:.2f}")
 
 # %%
 assert results[10].scores["positive"] > 4 * results[0].scores["positive"]
