@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from command import Run, called
+from matplotlib.figure import Figure
 from nets import randomised
 from PIL import Image
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from dmbp.bench.growth import line
 from dmbp.bench.growth_picture import draw_growth
 from dmbp.bench.literal import Literal
 from dmbp.bench.subject import flops, in_turn, read_subject
+from dmbp.files import save_figure_apart
 from dmbp.models import load_model, untrained
 
 NETWORKS = """
@@ -281,3 +283,20 @@ def test_weights_that_are_given_are_read(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     subject, _ = read_subject("digit-pairs", tmp_path / "weights.pth", torch.device("cpu"), torch.float32)
     assert not next(subject.network.parameters()).any()
+
+
+def test_figures_of_two_networks_of_one_file_name_stand_beside_each_other(tmp_path: Path) -> None:
+    """One of the same thing takes its own place; what is no figure of ours, or of something else, is left alone."""
+
+    def written(of: str, title: str) -> Path:
+        figure = Figure(figsize=(1, 1))
+        figure.suptitle(title)
+        return save_figure_apart(figure, tmp_path, "growth-net", of)
+
+    first, second = written("a/net.py", "a"), written("b/net.py", "b")
+    assert (first.name, second.name) == ("growth-net.png", "growth-net-2.png")
+    kept = first.read_bytes()
+    assert written("b/net.py", "another") == second and first.read_bytes() == kept
+    assert written("a/net.py", "another") == first and first.read_bytes() != kept
+    Image.new("RGB", (9, 9)).save(tmp_path / "growth-net-3.png")
+    assert written("c/net.py", "c").name == "growth-net-4.png" and not list(tmp_path.glob("*partial*"))

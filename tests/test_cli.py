@@ -194,7 +194,7 @@ def test_inspect_json(run: Run) -> None:
 
 
 def test_inspect_regions(run: Run) -> None:
-    """The nearest walls are those of the network in float64, beyond which a unit turns; pieces of a line are counted."""
+    """The nearest walls are those of the network in float64, beyond which a unit turns; a line's pieces are counted."""
     status, out, err = run(
         "inspect", "photo.png", "--model", "net.py:double", "--regions", "--to", "photo.png", "--json"
     )

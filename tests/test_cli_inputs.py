@@ -141,7 +141,9 @@ def test_arrays(run: Run, own: dict[str, Any], file: str, model: str, more: tupl
     """An array is one input, with a batch dimension or without, or a row of many; its top class is explained."""
     values = torch.from_numpy(np.load(file)).double()
     scores = own[model]()(values[None] if row is None else values[row][None])[0]
-    report, _ = told(run, file, "--model", f"own.py:{model}", *more)
+    report, _ = told(run, file, "--model", f"own.py:{model}", *more, "--map", "paper")
+    with Image.open(report["map"]) as drawn:
+        assert min(drawn.size) > 60
     assert report["target"] == scores.argmax().item()
     assert report["y"] == pytest.approx(scores.max().item(), rel=1e-12)
 
@@ -194,6 +196,7 @@ def test_several_inputs(run: Run, own: dict[str, Any]) -> None:
     pixels = arrays["y_attribution/image"].sum() + arrays["y_attribution/features"].sum()
     assert report["y"] == pytest.approx(pixels + arrays["y_ledger"].sum(), rel=1e-10)
     np.testing.assert_array_equal(arrays["fixed/mask"], x["mask"])
+    assert "map of features" not in report  # a table has no places
     assert Path(report["map of image"]).name.endswith("-image-complete.png")
 
 
@@ -242,7 +245,8 @@ REFUSED = {
         "expected a number of pixels, or height,width",
     ),
     "no box": (("photo.png", "--model", "own.py:places", "--box", "1:2:3"), "expected a range for each axis"),
-    "map of a table": (("table.csv", "--model", "own.py:table", "--map", "paper"), "--map draws a picture's map"),
+    "map of a table": (("table.csv", "--model", "own.py:table", "--map", "complete"), "--map complete: no input of"),
+    "over a table": (("table.csv", "--model", "own.py:table", "--overlay", "paper"), "--overlay draws over a picture"),
 }
 
 

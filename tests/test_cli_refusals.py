@@ -147,6 +147,32 @@ def test_interrupted_while_tracing(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert files() == before
 
 
+STOPPED = """
+import sys
+
+class Stop:  # what Ctrl-C does while torch is loaded
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stop())
+sys.argv = ["dmbp", "inspect"]
+"""
+WAYS = {
+    "script": "from dmbp.cli import main; main()",
+    "module": "import runpy; runpy.run_module('dmbp.cli', run_name='__main__')",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_while_loading(way: str) -> None:
+    """Torch takes seconds to load, and is not loaded before the command line answers Ctrl-C."""
+    code = STOPPED + WAYS[way]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout) == (130, "")
+    assert process.stderr == "dmbp: interrupted before the end\n"
+
+
 def process(*arguments: str) -> subprocess.Popen[str]:
     folders = [str(Path(dmbp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}

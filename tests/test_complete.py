@@ -243,3 +243,26 @@ def test_what_has_no_map_says_so() -> None:
         ledger.complete().layer(gate)
     with pytest.raises(linreg.LinregError, match=r"made without a graph.* use lin\.ledger"):
         linreg.Ledger(ledger.weight, ledger.x, ledger.terms).complete()
+
+
+def test_it_prints_what_it_sums_to() -> None:
+    """The numbers of the first image, and from how many nodes; of several inputs together."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 1)).double()
+    nn.utils.vector_to_parameters(torch.tensor([2.0, 0.5, 1, 1, 1, 1, 10]).double(), model.parameters())
+    lin = linreg.trace(model, torch.ones(2, 1, 2, 2).double()).linearize(torch.ones(2, 1, 2, 2).double())
+    told = "20.0 = pixels 8.00 + constants of 1 node 2.00 + without a place 10.0; of image 0 of 2"
+    assert repr(lin.ledger().complete()) == f"CompleteMap(2 images of 2×2; {told})"
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return self.model(left) - 2 * self.model(right)
+
+    pair = (torch.ones(1, 1, 2, 2).double(), torch.ones(1, 1, 2, 2).double())
+    both = linreg.trace(Twice(), pair).linearize(pair).ledger().complete()
+    assert repr(both) == (
+        "CompleteMaps('left', 'right'; −20.0 = pixels −8.00 + constants of 2 nodes −2.00 + without a place −10.0)"
+    )

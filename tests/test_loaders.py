@@ -126,3 +126,21 @@ def test_what_is_fixed_for_all_may_be_as_long_as_there_are_images() -> None:
     graph = linreg.trace(model, {"x": x[:3], "w": w}, fixed="w")
     found = dmbp.explain_all(graph, {"x": x, "w": w}, 1, iterations=2, progress=False)
     assert [one.y for one in found] == pytest.approx(forward(x, w)[:, 1].tolist(), rel=1e-12)
+
+
+def test_a_tuple_of_inputs_is_told_to_be_a_dict() -> None:
+    """A tuple is an image and its class: where the model takes two tensors, the message says what to give."""
+
+    class Both(nn.Module):
+        def forward(self, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+            return torch.relu(left - right) * scale
+
+    left, right = torch.randn(3, 4), torch.randn(3, 4)
+    wanted = (
+        r"the model takes 'left', 'right', and each image is one tensor: give a dict .* a tuple is an image and its"
+    )
+    for images in ([(left[0], right[0]), (left[1], right[1])], (left, right), list(left)):
+        with pytest.raises(DmbpError, match=wanted):
+            list(dmbp.explain_all(Both(), images, 1, iterations=1, progress=False))
+    (first, *_) = dmbp.explain_all(Both(), {"left": left, "right": right}, 1, loss="none", progress=False)
+    assert set(first.attribution) == {"left", "right"}

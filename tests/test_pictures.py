@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import dmbp
 import linreg
 from dmbp import DmbpError, Result
+from dmbp.plot import draw_alone
 from linreg.target import Target
 
 TOO_DEEP = r"tables \(F,\), signals \(C, T\), pictures \(C, H, W\) and volumes .* shape \(1, 2, 3, 3, 3\)"
@@ -177,3 +178,29 @@ def test_what_has_no_picture_is_refused() -> None:
     result = dmbp.explain(model, torch.rand(1, 1, 2, 3, 3, 3), 1, iterations=1, progress=False)
     with pytest.raises(DmbpError, match=TOO_DEEP):
         result.plot()
+
+
+def test_maps_alone() -> None:
+    """The map that is asked for, of the same numbers, as wide as a column; none where there is none."""
+    draw = torch.Generator().manual_seed(6)
+    table, wanted = explained(network(0, 20), torch.randn(1, 20, generator=draw).double(), 1)
+    figure = draw_alone(table, names=[f"column {k}" for k in range(20)])
+    (ax,) = figure.axes
+    order = np.argsort(-np.abs(wanted), kind="stable")
+    lengths = [bar.get_width() for bar in ax.patches if bar.get_height() < 0.7]
+    np.testing.assert_allclose(lengths, [*wanted[order[:12]], wanted[order[12:]].sum()], rtol=1e-10)
+    check_inside(figure)
+    with pytest.raises(DmbpError, match=r"there is no complete map of 'input', \(20,\)"):
+        draw_alone(table, which="complete")
+    signal, wanted = explained(network(1, 2), torch.randn(1, 2, 30, generator=draw).double(), 1)
+    for which, grounds in (("paper", list(wanted)), ("complete", [signal.complete[0].numpy()] * 2)):
+        figure = draw_alone(signal, which=which)
+        for strip, ground in zip(figure.axes, grounds, strict=True):
+            np.testing.assert_allclose(strip.images[0].get_array()[0], ground, rtol=1e-10, atol=1e-15)
+        check_inside(figure)
+    volume, wanted = explained(network(3, 2), torch.randn(1, 2, 4, 6, 5, generator=draw).double(), 1)
+    figure = draw_alone(volume)
+    assert [ax.get_title() for ax in figure.axes] == [f"slice {k}" for k in range(4)]
+    for k, ax in enumerate(figure.axes):
+        np.testing.assert_allclose(ax.images[0].get_array(), wanted[:, k].sum(0), rtol=1e-10, atol=1e-15)
+    check_inside(figure)

@@ -12,6 +12,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+import dmbp
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("linreg", "dmbp") for path in (ROOT / package).rglob("*.py"))
 TWICE = {"__init__", "__main__", "errors"}  # each package has its own
@@ -108,3 +110,12 @@ def loaded(code: str) -> list[str]:
     listed = f"{code}\nimport sys\nprint('loaded:', *(name for name in {SLOW} if name in sys.modules))"
     process = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
     return process.stdout.splitlines()[-1].split()[1:]
+
+
+def test_the_names_of_the_package_are_those_that_type_checkers_see() -> None:
+    """What is loaded on demand: each name has a home, where it is made and whence editors are told that it comes."""
+    (block,) = [each for each in ast.parse((ROOT / "dmbp/__init__.py").read_text()).body if isinstance(each, ast.If)]
+    told = {alias.name: each.module for each in block.body if isinstance(each, ast.ImportFrom) for alias in each.names}
+    assert told == dmbp.HOMES and {*dmbp.__all__, "__version__"} == {*dmbp.HOMES}
+    assert all(getattr(dmbp, name) is getattr(sys.modules[home], name) for name, home in dmbp.HOMES.items())
+    assert not hasattr(dmbp, "explanations") and {*dmbp.__all__} <= {*dir(dmbp)}

@@ -26,6 +26,7 @@ import dmbp
 import linreg
 from dmbp.datasets import sample_pairs
 from dmbp.evaluation import insertion, layer_randomization, localization, methods
+from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.images import read_image
 from dmbp.models import load_model
 from dmbp.plot import BLUE, DIVERGING, GREY, RED
@@ -65,12 +66,18 @@ lite = model.network.double()
 picture = read_image("skimage:chelsea")
 photo = model.preprocess.tensor(picture).double()
 top = lite(photo).argmax().item()
-cat = dmbp.explain(lite, photo, top, iterations=20, progress=False)
+graph = linreg.trace(lite, photo)
+cat = dmbp.explain(graph, photo, top, iterations=20, progress=False)
 print(model.label(top))
-print(cat.summary())
+for part, name in {"y": "y ", "positive": "y⁺", "negative": "y⁻"}.items():
+    shares = cat.shares[part]
+    pixels = shares.input_share.item()
+    constants = shares.bias_share.item()
+    total = cat.scores[part].item()
+    print(f"{name} = {total:+6.2f}: pixels {pixels:+.2f}, constants {constants:+.2f}")
 
 # %% [markdown]
-# Look at the table, and then once more at the two equations. The score and its parts are
+# Look at these lines, and then once more at the two equations. The score and its parts are
 # sums of two things: what comes straight from the pixels, and what comes from constants
 # (biases, the shifts of batch norms, and the 6 of every full ReLU6). The map a(x) shows
 # the first sum and nothing else. Here that is less than one part in a hundred of y⁺ and
@@ -270,7 +277,7 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 # on constants that masks can choose between. And the size of y⁺ means nothing by
 # itself: the same function can have any y⁺, by the way in which it is wired.
 #
-# But look at the four maps. They hardly differ! So a small share from pixels does not
+# But look at the four maps. They are much alike! So a small share from pixels does not
 # *prove* that the picture is wrong. It says that the picture is not an account of y⁺:
 # nearly all of y⁺ is somewhere else. Whether what is shown happens to lie at the right
 # place must then be found out in another way.
@@ -412,13 +419,8 @@ for each in (picture, cup):
     halves.append(nn.functional.interpolate(tensor, size=(224, 112), mode="area"))
 both = torch.cat(halves, 3)
 espresso = model.index("espresso")
-two = dmbp.explain(
-    lite,
-    both.repeat(2, 1, 1, 1),
-    [top, espresso],
-    iterations=20,
-    progress=False,
-)
+twice = both.repeat(2, 1, 1, 1)
+two = dmbp.explain(graph, twice, [top, espresso], iterations=20, progress=False)
 
 # %%
 own = ["left", "right"]
@@ -466,10 +468,17 @@ for k, name in enumerate(("cat", "espresso")):
 # of the two maps it would believe.
 
 # %%
-for name, result in {"digits": results[0], "K = 10": results[10], "cat": cat}.items():
+judged = {"digits": results[0], "K = 10": results[10], "cat": cat}
+verdicts = {name: result.verdict() for name, result in judged.items()}
+for name, verdict in verdicts.items():
     print(name)
-    print(result.verdict())
+    print(*verdict.lines()[:2], sep="\n")
     print()
+
+# %% [markdown]
+# The first line of each is the verdict, the second is what it rests on. A map may show
+# more than 100 % of y⁺: then the constants subtract from it. Now the two numbers by hand.
+
 
 # %%
 def hidden_and_growth(result):
@@ -482,29 +491,32 @@ def hidden_and_growth(result):
     return hidden.item(), (y_plus / result.scores["y"].abs()).item()
 
 
-for result in (results[0], results[10], cat):
+for name, result in judged.items():
     hidden, growth = hidden_and_growth(result)
-    verdict = result.verdict()
+    verdict = verdicts[name]
     assert abs(verdict.paper.hidden - hidden) < 1e-9
     assert abs(verdict.growth.end - growth) < 1e-9
 
 # %%
-assert results[0].verdict().level == "good"
-assert cat.verdict().level == "do not trust"
+assert verdicts["digits"].level == "good"
+assert verdicts["K = 10"].level == "doubtful"
+assert verdicts["cat"].level == "do not trust"
 
 # %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 3.6))
-for name, result in {"digits": results[0], "K = 10": results[10], "cat": cat}.items():
+for name, result in judged.items():
     hidden, growth = hidden_and_growth(result)
     ax.plot(hidden, growth, "o", color=BLUE, ms=9)
     ax.annotate(name, (hidden, growth), (8, 4), textcoords="offset points")
 ax.axvspan(0.8, 0.9, color="0.85")
 ax.axvspan(0.9, 1.1, color="0.7")
-labels = ax.set(xlabel="hidden part", ylabel="growth", xlim=(0, 1.1), ylim=(0, None))
+labels = ax.set(xlabel="hidden part", ylabel="growth", xlim=(0, 1.1), ylim=(0, 14))
 
 # %% [markdown]
-# In the grey bands the paper's map is doubtful, and then no longer to be trusted. The
-# limits are not laws: they were read off the networks that were measured.
+# In the grey bands the paper's map is doubtful, and then no longer to be trusted. What
+# condemns the cat is another line of the verdict: y⁺ was six times the score before
+# anything was learnt. The limits are not laws. They were read off the networks that were
+# measured.
 #
 # ## Table 3 and further: weights drawn anew
 #
@@ -551,7 +563,7 @@ def guided(network):
 
 
 def learnt(network):
-    return dmbp.explain(network, x, 3, iterations=50, progress=False).attribution
+    return dmbp.explain(network, x, 3, iterations=20, progress=False).attribution
 
 
 # %%
@@ -563,7 +575,7 @@ generator = torch.Generator().manual_seed(0)
 for k, name in enumerate(by_library.layers):
     redraw(redrawn.get_submodule(name), generator)
     after = {"c ⊙ x": plain(redrawn), "guided": guided(redrawn)}
-    if k in (0, 4, 8, 13):
+    if k in (0, 6, 13):
         after["DMBP"] = learnt(redrawn)
     for method, a in after.items():
         rho = rank_correlation(before[method], a)
@@ -575,7 +587,7 @@ for (_, rho), expected in zip(correlations["c ⊙ x"], by_library, strict=True):
 assert correlations["guided"][0][1] > 0.8
 assert correlations["guided"][-1][1] > 0.3
 assert abs(correlations["c ⊙ x"][-1][1]) < 0.1
-assert abs(correlations["DMBP"][-1][1]) < 0.15
+assert max(abs(rho) for _, rho in correlations["DMBP"]) < 0.4
 
 # %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(7, 3.6))
@@ -668,8 +680,6 @@ print(f"picture x    {mean_insertion(images):.3f}")
 # Now blur the maps by a Gaussian of a few pixels, and measure again.
 
 # %%
-from dmbp.evaluation.blurred_maps import Blurred
-
 widths = (0.5, 1.0, 2.0)
 curves = {}
 for method in (methods.ND(), methods.IntegratedGradients(), methods.DMBP()):
@@ -688,3 +698,66 @@ ax.set(xlabel="blur of the map, in pixels", ylabel="insertion metric")
 legend = ax.legend(fontsize=8)
 
 # %%
+nd_curve = curves[methods.ND.title]
+ig_curve = curves[methods.IntegratedGradients.title]
+ours = curves[methods.DMBP.title]
+assert mean_insertion(images) > mean_insertion(nd)
+assert max(ig_curve) > ig_curve[0] + 0.04
+assert max(ours) < ours[0] + 0.01
+
+# %% [markdown]
+# A blur of one pixel takes most of the distance between integrated gradients and DMBP
+# away, though it adds no knowledge. Insertion rewards smooth maps: pixels that come in
+# as connected pieces look more like the picture than scattered ones. So a method that is
+# better only while its rivals are sharp is not better. On some networks that is all
+# there is to a difference ([what was measured](site/results.md) tells of a ResNet-20),
+# on others it is not. `dmbp evaluate --blur` makes the comparison.
+#
+# What to take from this page:
+#
+# 1. Read how much of y⁺ and y⁻ a map shows, before you look at it. The verdict says it.
+# 2. Where constants rule, look at the complete map.
+# 3. Redraw weights: a map that does not change explains nothing.
+# 4. Compare with what knows no network: edges, the picture, a blur.
+#
+# ## Exercises
+#
+# 1. Why does the *sum* of the complete map say nothing new, and its picture does?
+# 2. Where in the ledger of `moved` did the 0.5 go that the first layer adds?
+# 3. A map of random numbers passes the test of redrawn weights. Show it. Why is the test
+#    worth something all the same?
+# 4. **Change a number and look.** Set K to 100. What becomes of y⁺, of the verdict, and
+#    of the map?
+# 5. **Do it to your own network.** Explain one input, and print `result.verdict()`. How
+#    much of y⁺ does the paper's map show? Draw both maps, by `result.plot()`. Do they
+#    say the same?
+
+# %% tags=["hide-cell"]
+# 1. It is y less what has no place, for any masks and any wiring. Only the places are
+#    something that one can be wrong about.
+assert close(results[0].shares["y"].complete.sum() + rest, vgg(x)[0, 3])
+
+# %% tags=["hide-cell"]
+# 2. It is a term of its own: the gradient of all pixels, times 0.5.
+ledger = linreg.trace(moved, x - 0.5).linearize(x - 0.5).ledger(3)
+added = 0.5 * c.sum()
+before = linreg.trace(vgg, x).linearize(x).ledger(3)
+assert close(ledger.bias_share - before.bias_share, added)
+
+# %% tags=["hide-cell"]
+# 3. Two draws are not alike. The test rejects what is independent of the weights, and
+#    that is a common fault; it does not prove that the rest is right.
+first = torch.rand(64, 64)
+second = torch.rand(64, 64)
+assert abs(rank_correlation(first, second)) < 0.1
+
+# %% tags=["hide-cell"]
+# 4. y⁺ is more than a thousand, y⁺ and y⁻ nearly cancel, and the verdict is "do not
+#    trust", while the map of the digits is still nearly the same.
+wild = dmbp.explain(widened(vgg, 100), x, 3, progress=False)
+assert wild.scores["positive"] > 1000
+assert wild.verdict().level == "do not trust"
+# 5. Where they disagree, the difference is what the constants say.
+difference = cat.complete - cat.attribution.sum(1)
+placed = sum(cat.split.complete(part).placed_share for part in ("positive", "negative"))
+assert close(difference.sum(), placed.sum())

@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from dmbp.cli.arguments import parser
-from linreg import LinregError
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Whatever cannot be done is one message on standard error and exit status 2."""
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        print("dmbp: interrupted before the end", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    from dmbp.cli.arguments import parser  # here, where Ctrl-C is answered: it brings torch, which takes seconds
+    from linreg import LinregError
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that have no ⁺
     options = parser().parse_args(arguments)
@@ -24,9 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LinregError as error:
         print(f"dmbp: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("dmbp: interrupted before the end", file=sys.stderr)
-        raise SystemExit(130) from None
     except BrokenPipeError:  # `| head` has read enough
         _discard_stdout()
         raise SystemExit(141) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -38,7 +39,10 @@ def run(options: argparse.Namespace) -> None:
     stem = f"{Aim(question, targets[0]).stem}-comparison"
     arrays = save_apart(found.arrays(), writable(options.out), stem)
     figure = found.plot(
-        picture=question.picture, title=f"{question.name}, {model.name}", columns=options.columns, over=options.over
+        picture=question.picture,
+        title=f"{Path(question.name).name}, {model.name}",
+        columns=options.columns,
+        over=options.over,
     )
     report = {"model": model.name, "image": question.name, **found.record()}
     report |= {"figures": written(figure, arrays.with_suffix(""), formats), "arrays": str(arrays)}

@@ -10,7 +10,7 @@ from dmbp.cli.question import device_of
 from dmbp.datasets import Choice, load_data
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
-from dmbp.evaluation.measures import Method, metrics_of
+from dmbp.evaluation.measures import Judged, metrics_of
 from dmbp.evaluation.methods import parse
 from dmbp.evaluation.outcome import told, write_sheets, write_tables
 from dmbp.evaluation.plan import Plan, Subject
@@ -55,9 +55,9 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     print("", *told(plan, evaluation), f"written: {', '.join(map(str, paths))}", sep="\n", file=report)
 
 
-def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
+def _methods(options: argparse.Namespace) -> tuple[Judged, ...]:
     """Those that are asked for, and each of them blurred to each width."""
-    methods: list[Method] = []
+    methods: list[Judged] = []
     for text in options.methods:
         sharp = parse(text)
         methods += [sharp, *(Blurred(sharp, sigma) for sigma in options.blur)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmbp.cli.given import PAIR, Several, Source, read_given
+from dmbp.cli.sources import PAIR, Several, Source, read_given
 from dmbp.cli.where import Class, Where, where
 from dmbp.errors import DmbpError
 from dmbp.models import Model, check_spec, load_model

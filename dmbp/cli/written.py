@@ -31,11 +31,15 @@ class Wanted:
     formats: tuple[str, ...]
 
     def check(self, aims: Sequence[Aim]) -> None:
-        """Raise DmbpError where a map of a picture is wanted, and an input is none."""
-        asked = [word for word, kind in (("--map", self.map), ("--overlay", self.overlay)) if kind]
-        for aim in aims if asked else ():
-            if not _pictures(aim.question.graph):
-                raise DmbpError(f"{asked[0]} draws a picture's map, and the network takes none: {aim.question.graph}")
+        """Raise DmbpError where a map is wanted that no input has, or one over a picture where there is none."""
+        for aim in aims:
+            graph = aim.question.graph
+            if self.overlay and not _pictures(graph):
+                raise DmbpError(f"--overlay draws over a picture, and the network takes none: {graph}")
+            if self.map and not mapped(graph, self.map):
+                raise DmbpError(
+                    f"--map {self.map}: no input of this network has such a map, features no places: {graph}"
+                )
 
 
 def formats_of(text: str) -> tuple[str, ...]:
@@ -50,9 +54,9 @@ def formats_of(text: str) -> tuple[str, ...]:
 def write_pictures(aim: Aim, result: Result, verdict: Verdict, wanted: Wanted, stem: Path) -> dict[str, list[str]]:
     """Write STEM.png and the like: the figure, and maps alone or laid over; the paths by kind, a format after another.
 
-    Of several inputs each that is a picture has its maps, as "map of NAME".
+    Of several inputs each has its maps, as "map of NAME".
     """
-    from dmbp.plot import draw_map, draw_overlay
+    from dmbp.plot import draw_alone, draw_overlay
     from dmbp.plot.scales import scaled
 
     question = aim.question
@@ -63,12 +67,14 @@ def write_pictures(aim: Aim, result: Result, verdict: Verdict, wanted: Wanted, s
     found = {"figure": written(figure, stem, wanted.formats)}
     names = _pictures(question.graph)
     several = result.account.layout.several
-    for name in names:
+    for place, entry in enumerate(result.account.layout.data):
+        name = entry.name
         of, own = (f" of {name}", f"{stem.name}-{slug(name)}") if several else ("", stem.name)
-        if wanted.map is not None:
-            drawn = draw_map(_map(result, name, wanted.map))
+        if wanted.map is not None and name in mapped(question.graph, wanted.map):
+            labels = question.labels if not place else None
+            drawn = draw_alone(result, which=wanted.map, name=name, names=labels)
             found[f"map{of}"] = written(drawn, stem.with_name(f"{own}-{wanted.map}"), wanted.formats)
-        if wanted.overlay is not None:
+        if wanted.overlay is not None and name in names:
             picture = question.picture if name == names[0] else None
             ground = scaled(result.inputs[name][0]) if picture is None else picture
             drawn = draw_overlay(_map(result, name, wanted.overlay), ground)
@@ -79,6 +85,13 @@ def write_pictures(aim: Aim, result: Result, verdict: Verdict, wanted: Wanted, s
 def written(figure: Figure, stem: Path, formats: tuple[str, ...]) -> list[str]:
     """Write a figure as STEM.png and so on, and return the paths."""
     return [str(save_figure(figure, stem.with_name(f"{stem.name}.{ending}"))) for ending in formats]
+
+
+def mapped(graph: OperatorGraph, which: str) -> list[str]:
+    """The inputs that have a map that can be drawn alone."""
+    from dmbp.plot.alone_picture import can_be_drawn
+
+    return [entry.name for entry in graph.inputs.data if can_be_drawn(entry, which)]
 
 
 def _pictures(graph: OperatorGraph) -> list[str]:

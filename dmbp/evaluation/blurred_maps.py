@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from dmbp.errors import DmbpError
-from dmbp.evaluation.measures import Method
+from dmbp.evaluation.measures import Judged
 
 BY = " blurred by "
 
@@ -23,7 +23,7 @@ class Blurred:
     not better. The border is mirrored; the Gaussian is cut at 4 σ. Raises `DmbpError` for a σ that is not positive.
     """
 
-    base: Method
+    base: Judged
     sigma: float
 
     def __post_init__(self) -> None:

@@ -46,8 +46,8 @@ class Rows:
         )  # fmt: skip
 
 
-class Method(Protocol):
-    """What makes maps, shaped like x or (N, 1, *picture): anything with a name that takes these three."""
+class Judged(Protocol):
+    """A method that is judged: anything with a name that makes of these three a map like x or (N, 1, *picture)."""
 
     @property
     def name(self) -> str: ...
@@ -73,7 +73,7 @@ class Metric(ABC):
     needs: ClassVar[str] = "a picture that can be read"
 
     @abstractmethod
-    def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
+    def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         """The numbers of each row's map, None where the metric has no meaning; `method` made the maps (R, …).
 
         Raises `DmbpError` for maps that do not fit, NaN among them.
@@ -87,7 +87,7 @@ class Insertion(Metric):
     step: int | None = None
     title: ClassVar[str] = IM
 
-    def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
+    def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         curve = insertion(rows.network, rows.x, rows.targets, maps, step=self.step, probability=rows.probability)
         return [*_curves(curve)]
 
@@ -100,7 +100,7 @@ class ComplementaryInsertion(Metric):
     title: ClassVar[str] = CIM
     needs: ClassVar[str] = "pictures of several classes, such as photo-pairs:DATA"
 
-    def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
+    def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         several = [r for r, others in enumerate(rows.others) if others]
         if not several:
             return [None] * len(rows.x)
@@ -120,7 +120,7 @@ class Deletion(Metric):
     title: ClassVar[str] = "deletion"
     better: ClassVar[int] = -1
 
-    def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
+    def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         curve = deletion(rows.network, rows.x, rows.targets, maps, step=self.step, probability=rows.probability)
         return [*_curves(curve)]
 
@@ -133,7 +133,7 @@ class Localization(Metric):
     needs: ClassVar[str] = "pictures made of two halves, such as digit-pairs or photo-pairs:DATA"
     quantities: ClassVar[dict[str, str]] = {"positive": "positive, own half", "negative": "negative, other half"}
 
-    def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
+    def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         halved = [r for r, own in enumerate(rows.own) if own is not None]
         if not halved:
             return [None] * len(rows.x)
@@ -178,7 +178,7 @@ class Randomization(Metric):
     quantities: ClassVar[dict[str, str]] = {"mean": ""}
     better: ClassVar[int] = 0
 
-    def found(self, rows: Rows, maps: Tensor, method: Method) -> list[Found | None]:
+    def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         def explained(network: nn.Module, x: Tensor, target: Any) -> Tensor:
             """The maps of the network as it is are there already."""
             return maps if network is rows.network else method(network, x, target)

@@ -13,7 +13,7 @@ import torch
 
 from dmbp.datasets import Pictures
 from dmbp.errors import DmbpError
-from dmbp.evaluation.measures import Method, Metric
+from dmbp.evaluation.measures import Judged, Metric
 from dmbp.models import Model
 from dmbp.runs.shelf import digest
 
@@ -37,7 +37,7 @@ class Plan:
     """
 
     subjects: tuple[Subject, ...]
-    methods: tuple[Method, ...]
+    methods: tuple[Judged, ...]
     metrics: Mapping[str, Metric]
     settings: Mapping[str, Any] = field(default_factory=dict)
     keep: int = 0

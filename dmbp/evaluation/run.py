@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from dmbp.datasets import Item, Unreadable
 from dmbp.errors import DmbpError
-from dmbp.evaluation.measures import Method
+from dmbp.evaluation.measures import Judged
 from dmbp.evaluation.plan import Plan, Subject
 from dmbp.evaluation.processes import Ranks
 from dmbp.evaluation.published import column
@@ -98,7 +98,7 @@ def _jobs(plan: Plan, before: Results) -> list[Job]:
 
 
 def _lacking(
-    plan: Plan, before: Results, subject: Subject, method: Method, batch: Sequence[Item]
+    plan: Plan, before: Results, subject: Subject, method: Judged, batch: Sequence[Item]
 ) -> dict[str, list[str]]:
     """Of each picture that lacks any, the metrics that it lacks."""
     found = {item.name: before.values.get(Key(subject.model.name, method.name, item.name), {}) for item in batch}

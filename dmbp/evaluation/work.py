@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from dmbp.datasets import Item, Unreadable
 from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
-from dmbp.evaluation.measures import Found, Method, Rows
+from dmbp.evaluation.measures import Found, Judged, Rows
 from dmbp.evaluation.methods import DMBP
 from dmbp.evaluation.plan import Plan, Subject
 from dmbp.evaluation.record import Key, Writer
@@ -44,7 +44,7 @@ class Job:
 
     subject: Subject
     items: tuple[Item, ...]
-    lacking: list[tuple[Method, dict[str, list[str]]]]
+    lacking: list[tuple[Judged, dict[str, list[str]]]]
     kept: frozenset[str]
 
     @property
@@ -119,7 +119,7 @@ class Worker:
             return None
 
     def _judge(
-        self, job: Job, shown: Sequence[Shown], method: Method, lacking: dict[str, list[str]], made: Made
+        self, job: Job, shown: Sequence[Shown], method: Judged, lacking: dict[str, list[str]], made: Made
     ) -> None:
         """One method, for pictures that go together. All of them are judged, and what one lacks of it is written."""
         before = dict(self.clock.parts)
@@ -146,7 +146,7 @@ class Worker:
                 self._write(job, one, method, {name: found[name][own] for name in metrics}, spent)
 
     def _write(
-        self, job: Job, one: Shown, method: Method, found: dict[str, list[Found | None]], spent: dict[str, float]
+        self, job: Job, one: Shown, method: Judged, found: dict[str, list[Found | None]], spent: dict[str, float]
     ) -> None:
         targets = list(one.item.targets)
         self._append(
@@ -155,7 +155,7 @@ class Worker:
         )  # fmt: skip
         self.computed += 1
 
-    def _failed(self, job: Job, item: Item, method: Method, error: Exception) -> None:
+    def _failed(self, job: Job, item: Item, method: Judged, error: Exception) -> None:
         if is_out_of_memory(error):
             raise DmbpError(
                 f"{method.name} on {item.name}: the memory is too small ({error}); all finished results are kept: go "
@@ -199,10 +199,10 @@ class Made:
     is made once, and all of DMBP that come from one learning, maps after fewer iterations too, are made with the first.
     """
 
-    methods: tuple[Method, ...] = ()
+    methods: tuple[Judged, ...] = ()
     maps: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, method: Method, rows: Rows) -> Tensor:
+    def of(self, method: Judged, rows: Rows) -> Tensor:
         """The maps of a method."""
         if isinstance(method, Blurred):
             return method.blur(self.of(method.base, rows))

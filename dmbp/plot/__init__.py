@@ -1,5 +1,6 @@
 """Pictures of explanations and of masks, in the colours of `linreg.plot.style`."""
 
+from dmbp.plot.alone_picture import draw_alone
 from dmbp.plot.comparison_picture import draw_comparison
 from dmbp.plot.explanation_picture import draw_explanation, draw_map, pixel_map
 from dmbp.plot.overlay import draw_overlay
@@ -11,6 +12,7 @@ __all__ = [
     "DIVERGING",
     "GREY",
     "RED",
+    "draw_alone",
     "draw_comparison",
     "draw_explanation",
     "draw_map",

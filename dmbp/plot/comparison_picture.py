@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from dmbp.comparison import Comparison, Row
 
 SIDE = 2.1  # inches of a cell
+LINE = 0.18  # inches of a line of text
 SMALL, LARGE = 10, 11  # points, of what stands under a map and above it
 BELOW = (
-    "Each map on a scale of its own, the same for all classes: red for the class, blue against it, white zero. "
+    "Each map on a scale of its own, the same for all classes: red for the class, blue against it, {zero} zero. "
     "Units are those of each method: colours tell signs and places, not amounts between methods."
 )
 
@@ -48,10 +49,13 @@ def draw_comparison(
     blocks = [comparison.rows[first : first + columns] for first in range(0, len(comparison.rows), columns)]
     across, down = min(columns, len(comparison.rows)) + 1, len(blocks) * len(comparison.targets)
     height = SIDE * shown.shape[0] / shown.shape[1]
-    below = f"{BELOW} Insertion area: higher is better, the best bold." if comparison.rows[0].areas else BELOW
+    named = max(len(_title(row.name)) for row in comparison.rows)  # lines above a map
+    below = BELOW.format(zero="clear" if over else "white")
+    if comparison.rows[0].areas:
+        below += " Insertion area: higher is better, the best bold."
     figure = Figure(
-        figsize=(SIDE * across + 0.3, (height + 0.5) * down + 1.1),
-        layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0),
+        figsize=(SIDE * across + 0.3, (height + 0.42 + LINE * named) * down + LINE * (4 + 40 // (8 * across))),
+        layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0, hspace=0.02),
     )
     axes = figure.subplots(down, across, squeeze=False)
     if title:
@@ -82,8 +86,14 @@ def _map(ax: Axes, comparison: Comparison, row: Row, place: int, limit: float, g
         ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     else:
         overlay(ax, values, ground, limit)
-    label, _, options = row.name.partition(":")
-    frame(ax, "\n".join([label, *options.split(",")] if options else [label]), SMALL if options else LARGE)
+    lines = _title(row.name)
+    frame(ax, "\n".join(lines), SMALL if len(lines) > 1 else LARGE)
     if row.areas:
         best = round(row.areas[place], 3) == round(max(other.areas[place] for other in comparison.rows), 3)
         ax.set_xlabel(f"insertion {row.areas[place]:.3f}", fontsize=SMALL, fontweight="bold" if best else "normal")
+
+
+def _title(name: str) -> list[str]:
+    """A method's name, and its options, in a line each."""
+    label, _, options = name.partition(":")
+    return [label, *options.split(",")] if options else [label]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dmbp.result import Result
 
 CHARACTERS = 13.5  # of 10 points, about so many to an inch
+LINE = 0.22  # inches of a line of these
 KINDS = {1: BARS, 2: SIGNAL, 3: PHOTO, 4: VOLUME}  # by how many dimensions the input has
 
 
@@ -71,7 +72,7 @@ def draw_explanation(
         )
     by_name = partial(_by_name, first=drawn[0].name, several=result.account.layout.several)
     pictures, labels = by_name(picture), by_name(names)
-    views = [View(result, image, e.name, score, pictures.get(e.name), _names(labels.get(e.name), e)) for e in drawn]
+    views = [View(result, image, e.name, score, pictures.get(e.name), named(labels.get(e.name), e)) for e in drawn]
     kinds = [KINDS[len(view.x.shape)] for view in views]
     heights = [kind.height(view) for kind, view in zip(kinds, views, strict=True)]  # inches
     figure = Figure(
@@ -91,10 +92,11 @@ def draw_explanation(
 
 
 def words_below(figure: Figure, lines: Sequence[str]) -> None:
-    """Lines of text under a figure, broken where it ends."""
+    """Lines of text under a figure, broken where it ends; the figure grows by them."""
     width = round(CHARACTERS * figure.get_figwidth())
-    text = "\n".join(part for line in lines for part in wrap(line, width))
-    figure.supxlabel(text.replace("$", r"\$"), fontsize=10, x=0.01, ha="left", linespacing=1.5)
+    parts = [part for line in lines for part in wrap(line, width)]
+    figure.set_figheight(figure.get_figheight() + LINE * len(parts))
+    figure.supxlabel("\n".join(parts).replace("$", r"\$"), fontsize=10, x=0.01, ha="left", linespacing=1.5)
 
 
 def _by_name(given: Any, first: str, several: bool) -> Mapping[str, Any]:
@@ -104,7 +106,7 @@ def _by_name(given: Any, first: str, several: bool) -> Mapping[str, Any]:
     return {} if given is None else {first: given}
 
 
-def _names(given: Sequence[str] | None, entry: Input) -> tuple[str, ...] | None:
+def named(given: Sequence[str] | None, entry: Input) -> tuple[str, ...] | None:
     """The names of an input's features or channels. Raises DmbpError where these are not as many."""
     if given is not None and len(given) != entry.shape[0]:
         what = "features" if len(entry.shape) == 1 else "channels"

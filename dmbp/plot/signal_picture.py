@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from dmbp.plot.marks import span
@@ -31,34 +32,44 @@ def draw(view: View, place: Place) -> None:
     summed over all channels, and the complete ones. Where the output has steps, those of the target stand between
     dashed lines.
     """
-    maps, complete, x = view.maps, view.complete, view.x.numpy(force=True)
+    maps = view.maps
     by_channel = maps["attribution a"]
-    channels, steps = by_channel.shape
-    chosen = np.sort(np.argsort(-np.abs(by_channel).sum(1), kind="stable")[:MOST])
-    limit = limit_of(by_channel)
+    chosen, limit = strongest(view), limit_of(by_channel)
     first: Axes | None = None
     for row, channel in enumerate(chosen):
         ax = place.across(row, sharex=first)
         first = first or ax
-        extent = (-0.5, steps - 0.5, 0, 1)
-        drawn = ax.imshow(
-            by_channel[channel][None], cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", extent=extent,
-            transform=ax.get_xaxis_transform(), interpolation="nearest",
-        )  # fmt: skip
-        ax.plot(x[channel], color=INK, lw=1.3, marker="." if steps < 40 else None)
-        _around(ax, x[channel])
-        ax.set_xlim(-0.5, steps - 0.5)
-        ax.set_ylabel(view.label(int(channel), "channel"), fontsize=9)
-        ax.tick_params(labelbottom=False, bottom=False, labelsize=8)
-        ax.spines[:].set_color(FRAME)
-        _mark(ax, view, steps)
+        drawn = strip(ax, view, int(channel), by_channel[channel], limit)
+        ax.tick_params(labelbottom=False, bottom=False)
     assert first is not None
-    of = "" if len(chosen) == channels else f"; the {MOST} channels of {channels} with the largest Σ|a|"
+    of = "" if len(chosen) == len(by_channel) else f"; the {MOST} channels of {len(by_channel)} with the largest Σ|a|"
     first.set_title(f"{view.title}, on the ground of its map a{of}", fontsize=11)
     colour_bar(place.across(len(chosen)), drawn, limit, "step and channel")
     sums = {title: each.sum(0) for title, each in maps.items()}
     _curves(place.across(len(chosen) + 1, sharex=first), view, sums, "steps", "all channels")
-    _curves(place.across(len(chosen) + 2, sharex=first), view, complete, "with biases", "complete")
+    _curves(place.across(len(chosen) + 2, sharex=first), view, view.complete, "with biases", "complete")
+
+
+def strongest(view: View) -> np.ndarray:
+    """The numbers of the channels that are drawn: those with the largest Σ|a|, in their order."""
+    return np.sort(np.argsort(-np.abs(view.maps["attribution a"]).sum(1), kind="stable")[:MOST])
+
+
+def strip(ax: Axes, view: View, channel: int, ground: np.ndarray, limit: float, size: float = 9) -> AxesImage:
+    """A channel of x as a line, on the ground of a map of its steps."""
+    x, steps = view.x[channel].numpy(force=True), len(ground)
+    drawn = ax.imshow(
+        ground[None], cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", extent=(-0.5, steps - 0.5, 0, 1),
+        transform=ax.get_xaxis_transform(), interpolation="nearest",
+    )  # fmt: skip
+    ax.plot(x, color=INK, lw=1.3, marker="." if steps < 40 else None)
+    _around(ax, x)
+    ax.set_xlim(-0.5, steps - 0.5)
+    ax.set_ylabel(view.label(channel, "channel"), fontsize=size)
+    ax.tick_params(labelsize=size - 1)
+    ax.spines[:].set_color(FRAME)
+    _mark(ax, view, steps)
+    return drawn
 
 
 def _around(ax: Axes, values: np.ndarray) -> None:

@@ -29,21 +29,22 @@ def draw(view: View, place: Place) -> None:
     under each stands what it sums to. Each row of maps is on one scale, white at zero.
     """
     paper, complete = view.maps["attribution a"].sum(0), view.complete["complete, both"]
-    chosen = _chosen(view, complete)
+    chosen = strongest(view)
     beside = scaled(torch.cat([view.x[:, slice_] for slice_ in chosen.tolist()], 2))
     axes = _row(place, 0, chosen)
     axes[0].set_ylabel(view.title, fontsize=10)
     for ax, slice_, shown in zip(axes, chosen, np.split(beside, len(chosen), 1), strict=True):
         ax.imshow(shown, interpolation="nearest")
         frame(ax, f"slice {slice_}", 10)
-        if _mark(ax, view, int(slice_)):
+        if mark(ax, view, int(slice_)):
             ax.set_xlabel("framed: the target", fontsize=9)
     _maps(view, place, 1, chosen, paper, "a, channels summed")
     _maps(view, place, 3, chosen, complete, "complete, both")
 
 
-def _chosen(view: View, complete: np.ndarray) -> np.ndarray:
-    """The numbers of the slices that are drawn."""
+def strongest(view: View) -> np.ndarray:
+    """The numbers of the slices that are drawn: those of the target and with the largest Σ|complete|, in order."""
+    complete = view.complete["complete, both"]
     strength = np.abs(complete).sum((1, 2))
     target = view.target
     if target is not None:
@@ -66,7 +67,7 @@ def _maps(view: View, place: Place, row: int, chosen: np.ndarray, values: np.nda
         drawn = ax.imshow(values[slice_], cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         frame(ax, "")
         ax.set_xlabel(f"Σ {number(float(values[slice_].sum()))}", fontsize=9)
-        _mark(ax, view, int(slice_))
+        mark(ax, view, int(slice_))
     of, whole = list(view.totals.items())[-1]
     axes[0].set_ylabel(name, fontsize=10)
     shown = f"{len(chosen)} of {len(values)} slices" if len(chosen) < len(values) else f"all {len(values)} slices"
@@ -76,7 +77,7 @@ def _maps(view: View, place: Place, row: int, chosen: np.ndarray, values: np.nda
     scale.set_xlabel(f"{scale.get_xlabel()}\n{sums}", fontsize=9)
 
 
-def _mark(ax: Axes, view: View, slice_: int) -> bool:
+def mark(ax: Axes, view: View, slice_: int) -> bool:
     """Frame the part of the target in a slice; whether there is one."""
     target = view.target
     inside = None if target is None else target[slice_ * len(target) // view.x.shape[1]]

@@ -110,8 +110,7 @@ def explain_all(
     target if `targets` says none. Of a network of several inputs it is a dict of tensors (M, …) by name, or an iterable
     of dicts of tensors (…); what is `fixed` (see `linreg.trace`) may be one for all. `targets` is one target for all (a
     class, weights, None for the one score that there is), an iterable of one for each image, or a region with a mask
-    for each (`linreg.target.region`). The options are told in `Options`; `options` gives them as one value, in which
-    those given by a word of their own are changed.
+    for each. The options are told in `Options`; words of their own change those that `options` gives as one value.
 
     The model is traced once, on the first batch, with `pieces` as in `dmbp.explain`. `batch_size` None takes as many
     images as fit the free memory, but no more than make it faster; where memory runs out nevertheless, batches are

@@ -81,12 +81,14 @@ class Attempts:
             return self._for_one_size(first)
         raise first or LinregError("the model gives one image something else alone than in a batch")
 
-    def graph_up_to(self, name: str) -> OperatorGraph:
-        """The graph of what leads to an output of that name, or else to the call whose node has it.
+    def graph_up_to(self, name: str | int | None) -> OperatorGraph:
+        """The graph of what leads to the output; where it is none of the model's, to the call whose node has its name.
 
         What the model gives there nobody can observe: the exported program is compared with the model, and the graph
         with that program. Raises LinregError where there is neither, and where the model is not captured for any batch.
         """
+        if not isinstance(name, str) or name != self.output:  # a module's, which the model gives by now
+            return self.graph()
         try:
             pick(run(self.model, self.example), self.output, alone=True)
         except NoOutput as error:

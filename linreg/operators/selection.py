@@ -114,7 +114,7 @@ class Ranked(Operator):
 
     def freeze(self, *inputs: Tensor) -> Selection:
         (x,) = inputs
-        _, chosen = self.choose(self._rows(x))
+        chosen = self.places(self._rows(x))
         places = self._rows(torch.arange(prod(self.before), device=x.device).view(1, *self.before))
         index = places.expand(x.shape[0], *places.shape[1:]).gather(-1, chosen)
         return Selection(self._back(index), self.before, len(self.before))
@@ -131,9 +131,12 @@ class Ranked(Operator):
         rows = places.reshape(-1, places.shape[-1])
         numbers = torch.arange(prod(self.after)).view(1, *self.after)
         outputs = numbers.movedim(1 + self.axes[0], -1) if prod(self.after) > len(rows) else numbers
-        return Contest(
-            rows, outputs.reshape(len(rows), -1), self.choose, EXTREMES.get(self.choose, 0), prod(self.before)
-        )
+        extreme = EXTREMES.get(self.choose, 0)
+        return Contest(rows, outputs.reshape(len(rows), -1), self.places, extreme, prod(self.before))
+
+    def places(self, rows: Tensor) -> Tensor:
+        """The places (…, k) of what is chosen of rows (…, M)."""
+        return self.choose(rows)[1]
 
     def reach(self, inputs: Sequence[Placed], output: Shape) -> tuple[Follows | None, ...]:
         """Along the axes all positions come together; the others stay."""
@@ -265,7 +268,7 @@ def _ordered(rows: Tensor, descending: bool = False, first: int = 0, end: int | 
 
 
 # The choices that look for the largest or the smallest alone.
-EXTREMES: dict[Callable[[Tensor], Tensor], int] = {_largest: 1, _smallest: -1}
+EXTREMES: dict[Choice, int] = {_largest: 1, _smallest: -1}
 
 
 @rule("max.dim", "min.dim", "amax", "amin")

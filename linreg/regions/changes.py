@@ -3,9 +3,9 @@
 A cell is a stretch on which everything that the operator reads is affine, so that its values at the two ends are all
 there is to know. What decides the piece is a level, which changes its sign, or a contest, which another candidate wins.
 
-A number within a few roundings of zero, of the largest of its kind, counts as zero: a unit that is at its kink all along
-a cell would else turn by its rounding alone. In short arithmetic, where a cell may be hardly longer than rounding, only
-what is within a quarter of one does.
+A number within a few roundings of zero, of the largest of its kind, counts as zero: a unit that is at its kink all
+along a cell would else turn by its rounding alone. In short arithmetic, where a cell may be hardly longer than
+rounding, only what is within a quarter of one does.
 
 Indices: v end of a cell, c cell, u unit, r contest, m candidate, k what is chosen of one contest.
 """

@@ -19,7 +19,7 @@ from linreg.graph import OperatorGraph
 from linreg.inputs import Given
 from linreg.operators import Affine
 from linreg.regions.meaning import By, check_by
-from linreg.regions.segments import MEMORY, Segment, ends_of, walk
+from linreg.regions.segments import MEMORY, Segment, inputs_of, walk
 from linreg.target import Target
 
 LARGE = 2**16  # units of a network that is estimated before a line is begun
@@ -75,7 +75,7 @@ def segment(
     by another rule than a comparison; and, before or while it works, where there are more than `limit` pieces.
     """
     check_by(by)
-    graph, a, b = ends_of(graph, a, b)
+    graph, (a, b) = inputs_of(graph, a=a, b=b)
     start, stop = _checked(stretch)
     if units_of(graph) > LARGE:
         expected = _estimate(graph, a, b, (start, stop), memory, 4, torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def estimate(
     """
     if stretches < 2:
         raise LinregError(f"an interval needs two stretches or more, not {stretches}")
-    graph, a, b = ends_of(graph, a, b)
+    graph, (a, b) = inputs_of(graph, a=a, b=b)
     return _estimate(graph, a, b, (0.0, 1.0), memory, stretches, generator or torch.Generator().manual_seed(0))
 
 
@@ -115,7 +115,7 @@ def density(
     """
     if not radius > 0 or lines < 2:
         raise LinregError(f"a density needs a radius above 0 and two lines or more, not {radius} and {lines}")
-    graph, x, _ = ends_of(graph, x, x)
+    graph, (x,) = inputs_of(graph, x=x)
     generator, counts = generator or torch.Generator().manual_seed(0), []
     for _ in range(lines):
         direction = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)

@@ -119,8 +119,9 @@ def walls(
     of these; `by="map"` leaves out those across which the network's output is the same affine function.
 
     Of more than 2,048 rows only those are made that may be among the nearest: each is told to be farther with a
-    probability of missing one below `miss` in all, whatever the network (0 makes every row). Raises LinregError for
-    several images, where `miss=0` needs more than `most` rows, and for what is not known by name.
+    probability of missing one below `miss` in all, whatever the network (0 makes every row). In float32 the nearest
+    walls of a large network are closer than rounding: ask in float64. Raises LinregError for several images, where
+    `miss=0` needs more than `most` rows, and for what is not known by name.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))

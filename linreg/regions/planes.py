@@ -25,7 +25,7 @@ from linreg.operators import Affine
 from linreg.regions.changes import noise
 from linreg.regions.contests import cut_by_contest
 from linreg.regions.polygons import Born, Polygons, cut_by_levels
-from linreg.regions.segments import MEMORY, ends_of
+from linreg.regions.segments import MEMORY, inputs_of
 from linreg.surroundings import plain
 from linreg.target import Target, cotangent, sum_per_image
 from linreg.text import counted
@@ -112,8 +112,8 @@ class Plane:
     def boundaries(self) -> tuple[Tensor, Tensor]:
         """Where the largest output changes: straight pieces (n, 2, 2) from end to end, and the two classes (n, 2).
 
-        They are where two outputs are equal and no other is larger, in each polygon. Of a network with one output, which
-        decides by its sign, they are where it is 0, and both classes are 0.
+        They are where two outputs are equal and no other is larger, in each polygon. A network with one output decides
+        by its sign: they are where that is 0, and both classes are 0.
         """
         values = self.outputs.double().flatten(1).cpu()
         if values.shape[1] == 1:
@@ -146,8 +146,7 @@ def plane(
     (u0, u1), (v0, v1) = bounds
     if not (u0 < u1 and v0 < v1):
         raise LinregError(f"bounds are ((u from, u to), (v from, v to)), each from the smaller, not {bounds!r}")
-    same, p, q = ends_of(graph, p, q)
-    _, _, r = ends_of(graph, p if graph.inputs.several else r, r)
+    same, (p, q, r) = inputs_of(graph, p=p, q=q, r=r)
     places = torch.tensor([[u0, v0], [u1, v0], [u1, v1], [u0, v1]], dtype=torch.float64)
     whole = Polygons(places, torch.arange(4)[None], torch.zeros(1, dtype=torch.long))
     state = _State(whole, {INPUT: _points(p, q, r, places)}, limit, memory)
@@ -234,8 +233,8 @@ class _State:
         size = len(self.polygons.places) * alive * next(iter(self.values.values())).element_size()
         if size > self.memory:
             raise LinregError(
-                f"{node}: the values at the corners of {len(self.polygons):,} polygons take {size / 2**30:.2g} GiB, and "
-                f"memory is {self.memory / 2**30:.2g} GiB: give more, or smaller bounds"
+                f"{node}: the values at the corners of {len(self.polygons):,} polygons take {size / 2**30:.2g} GiB, "
+                f"and memory is {self.memory / 2**30:.2g} GiB: give more, or smaller bounds"
             )
 
 

@@ -2,8 +2,8 @@
 
 A rule takes gradients at m places t_i and weighs them: (b − a) ⊙ Σ_i w_i ∇y(t_i). The exact value is a sum over pieces,
 `Segment.integrated_gradients`. Two errors are told. The *gap*, by which the sum over the input misses y(b) − y(a), is
-what users see as a "convergence delta". The *distance* of the maps, ‖IG_m − IG‖₁ / ‖IG‖₁, they do not see, and it is not
-small because the gap is.
+what users see as a "convergence delta". The *distance* of the maps, ‖IG_m − IG‖₁ / ‖IG‖₁, they do not see, and it is
+not small because the gap is.
 """
 
 from __future__ import annotations

@@ -223,8 +223,11 @@ class Segment:
         return cotangent(target, self.starts[:1])
 
 
-def ends_of(graph: OperatorGraph, a: Given, b: Given) -> tuple[OperatorGraph, Tensor, Tensor]:
-    """The graph and two inputs that it takes. Raises LinregError where they do not fit, or it takes no other number."""
+def inputs_of(graph: OperatorGraph, **given: Given) -> tuple[OperatorGraph, list[Tensor]]:
+    """The graph and inputs that it takes, one each. Raises LinregError where they do not fit, or are not one.
+
+    And for a network that is held to a number of inputs: a line is many.
+    """
     if graph.inputs.fixed:
         names = ", ".join(repr(entry.name) for entry in graph.inputs.fixed)
         raise LinregError(f"the network holds {names} fixed: bind it first, graph.bind({{name: value}})")
@@ -232,14 +235,14 @@ def ends_of(graph: OperatorGraph, a: Given, b: Given) -> tuple[OperatorGraph, Te
         raise LinregError(
             f"this network takes {graph.batch} images at a time and no other number: a line needs one that takes any"
         )
-    graph, a = graph.take(a)
-    graph, b = graph.take(b)
-    for name, end in (("a", a), ("b", b)):
-        if len(end) != 1:
-            raise LinregError(
-                f"{name} must be one input, (1, {', '.join(map(str, graph.input_shape))}), not {len(end)}"
-            )
-    return graph, a.detach().clone(), b.detach().clone()
+    found = []
+    for name, value in given.items():
+        _, x = graph.take(value)
+        if len(x) != 1:
+            shape = ", ".join(map(str, (1, *graph.input_shape)))
+            raise LinregError(f"{name} must be one input, ({shape}), not {len(x)}")
+        found.append(x.detach().clone())
+    return graph, found
 
 
 def walk(
