@@ -246,6 +246,10 @@ def test_walls_of_some_and_walls_of_the_map() -> None:
         n = regions.across(lin, wall) if wall is every[0] else None
         assert n is None or bool(n.jump().abs().max() > 1e-12) == (wall.label not in unseen)
     assert {label.unit for label in unseen if label.site == "3"} <= closed | {(u,) for u in range(4)}
+    hidden = [wall for wall in every if not regions.inequalities(lin).contains(wall.point[None], 1e-9).all()]
+    assert 0 < len(hidden) < len(every) - 1
+    with pytest.raises(LinregError, match="behind another wall"):
+        regions.across(lin, hidden[0])
     some = regions.walls(lin, 20, sites=("1",))
     assert [w.row for w in some] == [w.row for w in every if w.label.site == "1"] and not some.whole
     part = regions.walls(lin, 20, sample=3, seed=1)
