@@ -29,8 +29,9 @@ from tutorials import TUTORIALS
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 # Modules that hold what is patched.
-TRACE, SMOOTH, OBJECTIVE = map(
-    import_module, ("linreg.capture.attempts", "linreg.operators.smooth", "dmbp.learning.objective")
+TRACE, SMOOTH, OBJECTIVE, CURVES = map(
+    import_module,
+    ("linreg.capture.attempts", "linreg.operators.smooth", "dmbp.learning.objective", "dmbp.evaluation.curves"),
 )
 
 
@@ -107,7 +108,7 @@ def half_the_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | No
 
 RIGHT_SUM, RIGHT_LEAKY, INITIAL = Sum.adjoint, LeakyReLU.freeze, dmbp.initial_logits
 INTERPOLATE, ADJOINT, SCALED = SMOOTH.interpolate, Convolution.adjoint, Convolution.scaled
-BACKWARD = MaskedPasses.backward
+BACKWARD, AREA = MaskedPasses.backward, CURVES.area
 
 MUTATIONS = {
     # the linear region
@@ -159,6 +160,10 @@ MUTATIONS = {
     # regions
     "a wall's distance by the norm itself, not by its dual": Mutation(
         "11_regions", everywhere(nearest._dual, lambda rows, norm: rows.flatten(1).norm(norm, dim=1))
+    ),
+    # judging
+    "the ends of a curve counted whole": Mutation(
+        "10_measuring", everywhere(AREA, lambda scores: scores.double().mean(1))
     ),
     # curves
     "the error of an interpolant understated": Mutation(

@@ -14,7 +14,7 @@ import tutorials
 from tutorials import EXERCISES, TUTORIALS, Section, cells, sections
 
 PLAIN = {"Symbols", "Summary"}  # sections that derive nothing
-SLOW = {"05_learning", "06_masks", "07_pictures"}  # take more than some ten seconds
+SLOW = {"05_learning", "06_masks", "07_pictures", "09_what_to_believe", "10_measuring"}  # above some ten seconds
 
 HEADING = re.compile(r"(Eqs?\. \(\d+\)|Algorithm 1|Appendix B\.1|(Figure|Table|Section) \d)[^:]*: \S")
 # What draws: pyplot, and the library's own pictures.

@@ -11,7 +11,7 @@
 # **You need** lesson 4 (the split y⁺, y⁻, y~ and the untouched part u) and lesson 5 (the
 # masked backward pass, and where the masks start).
 #
-# **Time**: about 50 minutes to read. The page runs in half a minute.
+# **Time**: about 40 minutes to read. The page runs in half a minute.
 
 # %%
 from functools import partial

@@ -11,7 +11,7 @@
 # **You need** lesson 4 (the split), lesson 5 (the masked backward pass) and lesson 1
 # (what c ⊙ x is).
 #
-# **Time**: about 45 minutes to read. The page runs in twenty seconds.
+# **Time**: about 40 minutes to read. The page runs in twenty seconds.
 #
 # The paper's own pictures cannot be reproduced here: they need ImageNet and VOC, and a
 # ResNet-50 and a VGG-16 that were trained on them. If you have weights, one line on the
@@ -408,7 +408,7 @@ assert full.min() > 0
 assert for_three[ink].abs().sum() > 0.75 * for_three.abs().sum()
 
 # %% [markdown]
-# ## Figure 6: what is behind the colours
+# ## Figure 6, Figures 7 to 13: what is behind the colours
 #
 # $$a = c^+ \odot x + c^- \odot x, \qquad
 # c^\pm_i = c_i \text{ where } \pm c_i x_i > 0, \text{ else } 0$$

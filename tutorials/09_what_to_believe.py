@@ -11,7 +11,7 @@
 # **You need** lesson 2 (the ledger), lesson 5 (the masked backward pass) and lesson 7
 # (the maps of other methods).
 #
-# **Time**: about an hour to read. The page runs in a minute and a half.
+# **Time**: about 60 minutes to read. The page runs in a minute and a half.
 
 # %%
 from copy import deepcopy
@@ -31,6 +31,7 @@ from dmbp.images import read_image
 from dmbp.models import load_model
 from dmbp.plot import BLUE, DIVERGING, GREY, RED
 
+# %%
 torch.manual_seed(9)
 plt.rcParams["figure.constrained_layout.use"] = True
 
@@ -77,9 +78,9 @@ for part, name in {"y": "y ", "positive": "y⁺", "negative": "y⁻"}.items():
     print(f"{name} = {total:+6.2f}: pixels {pixels:+.2f}, constants {constants:+.2f}")
 
 # %% [markdown]
-# Look at these lines, and then once more at the two equations. The score and its parts are
-# sums of two things: what comes straight from the pixels, and what comes from constants
-# (biases, the shifts of batch norms, and the 6 of every full ReLU6). The map a(x) shows
+# Look at these lines, and then once more at the two equations. The score and its parts
+# are sums of two things: what comes straight from the pixels, and what comes from
+# constants (biases, shifts of batch norms, and the 6 of every full ReLU6). a(x) shows
 # the first sum and nothing else. Here that is less than one part in a hundred of y⁺ and
 # of y⁻. The rest of the evidence is not on the picture that you look at.
 
@@ -258,8 +259,9 @@ for K, result in results.items():
     share = result.shares["positive"].input_share.item() / y_plus
     alike = rank_correlation(result.attribution, results[0].attribution)
     shown[K] = share
-    print(f"K = {K:2}: y = {result.scores['y'].item():.2f}, y⁺ = {y_plus:6.1f},", end=" ")
-    print(f"of which pixels {share:4.0%}; map like that of K = 0: {alike:.2f}")
+    y = result.scores["y"].item()
+    words = f"K = {K:2}: y = {y:.2f}, y⁺ = {y_plus:6.1f}, from pixels {share:4.0%}"
+    print(f"{words}; rank correlation with the map of K = 0: {alike:.2f}")
 
 # %%
 assert results[10].scores["positive"] > 4 * results[0].scores["positive"]
@@ -595,7 +597,8 @@ for name, style in {"c ⊙ x": "o-", "guided": "s-", "DMBP": "^-"}.items():
     counts, values = zip(*correlations[name], strict=True)
     ax.plot(counts, values, style, label=name)
 ax.axhline(0, color="black", lw=0.8)
-ax.set(xlabel="layers drawn anew, from the top", ylabel="rank correlation", ylim=(-1, 1))
+ax.set(xlabel="layers drawn anew, from the top", ylabel="rank correlation")
+ax.set_ylim(-1, 1)
 legend = ax.legend()
 
 # %% [markdown]
