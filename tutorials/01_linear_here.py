@@ -60,6 +60,17 @@
 # | $\mathcal L$ | the objective that learning makes small | 5 |
 # | $\theta_l$ | the logits of the masks: $\sigma_l = \mathrm{sigmoid}(\theta_l)$ | 5 |
 # | $v$ | the average of squared gradients that RMSprop keeps | 5 |
+# | $y_d$ | the share of all paths that pass $d$ gates | 6 |
+# | $\gamma_k$ | the weights of Grad-CAM's channels | 7 |
+# | $\psi$ | FullGrad's absolute value, stretched to the range from 0 to 1 | 7 |
+# | $\alpha$ | the slope of a leaky gate for negative numbers | 8 |
+# | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
+# | $k_i$, $n$, $\varepsilon$ | the knots of the pieces, how many, and their largest error | 8 |
+# | $d_l$ | the part of $h_l$ that comes from constants | 9 |
+# | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
+# | $q$, $\Lambda_l$ | a place of a layer, and the hat that spreads it over pixels | 9 |
+# | $\rho$ | a rank correlation | 9 |
+# | $p_i$ | the probability of a class after $i$ steps of insertion | 9 |
 
 # %%
 from collections import OrderedDict

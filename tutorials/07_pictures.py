@@ -356,8 +356,8 @@ for target, other in (("3", "9"), ("9", "3")):
 # \end{gathered}$$
 #
 # The paper's Figure 4 puts DMBP beside two methods that look at layers in the middle of
-# the network. *Grad-CAM* (GC) we have just written; $h_{L,k}$ are the channels of the last
-# feature map, and $\gamma_k$ their weights. *FullGrad* (FG) takes all terms of the
+# the network. *Grad-CAM* (GC) we have just written; $h_{L,k}$ are the channels of the
+# last feature map, and $\gamma_k$ their weights. *FullGrad* (FG) takes all terms of the
 # ledger of lesson 2: c ⊙ x, and of every layer the bias times its gradient, at each
 # place of the layer. ψ takes absolute values and stretches each term to the range from
 # 0 to 1. Then each is enlarged to the size of the picture, and all are added up.

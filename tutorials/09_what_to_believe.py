@@ -112,12 +112,12 @@ legend = right.legend(["from pixels", "from constants"])
 # %% [markdown]
 # ## Eqs. (12), (13): what a gate passes on is a mixture
 #
-# $$h_l = H_l\, x + \beta_l$$
+# $$h_l = H_l\, x + d_l$$
 #
 # On the picture of digits things were better. Why do constants rule one network and not
 # another? Look at a single layer. What leaves its gates is an affine function of the
 # picture, like everything on one linear region: a part $H_l x$ that comes from pixels,
-# and a part $\beta_l$ that comes from constants. A mask multiplies $h_l$, so it takes
+# and a part $d_l$ that comes from constants. A mask multiplies $h_l$, so it takes
 # both parts, in the mixture in which it finds them. If $h_l$ is mostly constants, then
 # choosing units is mostly choosing constants.
 #
