@@ -119,7 +119,8 @@ class Verdict:
 
     def lines(self) -> tuple[str, ...]:
         """The verdict in a line, what it rests on in another, where the class stands, and what was tried."""
-        rests = "; ".join(part.words for part in (self.growth, self.settled, self.rounding))
+        parts = (self.growth, self.settled, self.rounding)
+        rests = "; ".join(part.words for part in parts if part.words not in self.words)
         more = (part.words for part in (self.standing, self.tried) if part is not None)
         return f"verdict: {self.level}: {self.words}", rests, *more
 
@@ -242,7 +243,7 @@ def _settled(result: Result, image: int) -> Settled:
     if isnan(correlation):
         return Settled("whether the map has settled is not known", correlation)
     good, poor = SETTLED
-    words = "has settled" if correlation >= good else "nearly settled" if correlation >= poor else "has not settled"
+    words = "has settled" if correlation >= good else "has nearly settled" if correlation >= poor else "has not settled"
     return Settled(f"the map {words} (rank correlation {correlation:.3f} over the last 20 iterations)", correlation)
 
 
@@ -267,7 +268,9 @@ def _rounding_words(level: Level, relative: float, doubtful: int | None, gates: 
     moved = f"the parts add up to y but for {percent(relative) if relative >= 1e-5 else 'less than 0.001 %'}"
     if doubtful is None or gates is None:
         return f"rounding: {said} ({moved}; the file does not say how many gates are in doubt)"
-    turned = f"; it may have turned {doubtful or 'none'} of {counted(gates, 'gate')}" if gates else ""
+    turned = (
+        f"; it may have turned {f'{doubtful:,}' if doubtful else 'none'} of {counted(gates, 'gate')}" if gates else ""
+    )
     return f"rounding: {said} ({moved}{turned})"
 
 
@@ -279,11 +282,12 @@ def _words(
         return "rounding, or a term that is missing, has spoiled the numbers: repeat with model.double() and x.double()"
     same = paper.hidden == complete.hidden  # of features, whose biases have no place
     said = paper.words if same else f"{paper.words}; {complete.words}"
+    hidden = "" if paper.level == GOOD else f"; {paper.words}"
     if growth.level == NO_TRUST:
-        return f"what is for and against the class all but cancels, and signs mean little: {growth.words}"
+        return f"what is for and against the class all but cancels, and signs mean little: {growth.words}{hidden}"
     if growth.level == DOUBTFUL:
         less = "; fewer iterations may do better (agreement=0.99)" if growth.end > GROWTH[0] else ""
-        return f"much of what is for and against the class cancels: {growth.words}{less}"
+        return f"much of what is for and against the class cancels: {growth.words}{less}{hidden}"
     if trusted == ("complete",):
         return f"look at the complete map alone; {paper.words}"
     return said

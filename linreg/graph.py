@@ -65,10 +65,10 @@ class OperatorGraph:
 
     `nodes` are in topological order and all lead to `output`. `batch` is the one batch size that the network accepts,
     or None if it takes any. `one_by_one` says that the model was captured at one image, because it merges the images of
-    a batch with something else, or takes one only: the graph applies what it found to each of any number. `fused` tells
-    which node took up a node that is no longer there. `approximation` lists the interpolants of smooth units, and how
-    far they take the graph from the model on its example. `inputs` has what the network takes, by name; several data
-    inputs are laid in a row, of `input_shape` (see `linreg.inputs`).
+    a batch with something else, or takes one only: the graph applies what it found to each of any number, all with the
+    same fixed inputs. `fused` tells which node took up a node that is no longer there. `approximation` lists the
+    interpolants of smooth units, and how far they take the graph from the model on its example. `inputs` has what the
+    network takes, by name; several data inputs are laid in a row, of `input_shape` (see `linreg.inputs`).
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))

@@ -23,6 +23,7 @@ FIRST_MET = (
     "dmbp:decompose", "dmbp:Split", "dmbp:find_sites", "dmbp:masked", "dmbp:initial_logits", "dmbp:learn_masks",
     "dmbp:masked_scores", "dmbp.models:load_model", "dmbp.datasets:sample_pairs", "dmbp.evaluation:insertion",
     "dmbp.evaluation:localization", "dmbp.evaluation.methods:parse", "dmbp.verdict:Verdict", "dmbp:compare",
+    "dmbp.explorer:write_page",
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ import dmbp.along
 import linreg
 from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
+from dmbp.plot.along_picture import draw_along
+from linreg.plot import draw_rule_errors, draw_rules
 from linreg.regions import Segment, density, disagreements, estimate, rule_errors, segment
 from linreg.regions.line import LARGE
 from linreg.regions.rules import RULES, gaps
@@ -96,6 +98,38 @@ def test_a_sawtooth_of_depth_L_has_2_to_the_L_pieces(depth: int) -> None:
     line = line_of(nn.Sequential(*tooth * depth), torch.zeros(1, 1, dtype=D), torch.ones(1, 1, dtype=D))
     assert torch.equal(line.t, torch.arange(2**depth + 1, dtype=D) / 2**depth)
     assert torch.equal(line.slopes(), 2.0**depth * (-1.0) ** torch.arange(2**depth))
+
+
+def test_ten_thousand_points_are_on_their_pieces() -> None:
+    x = drawn(13, 2, 1, 12, 12)
+    check(line_of(convolutional(2), x[:1], x[1:]), points=10_000)
+
+
+class TwoInputs(nn.Module):
+    """Of frames merged with the batch, and of a second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+        self.other = nn.Linear(4, 12)
+
+    def forward(self, video: Tensor, more: Tensor) -> Tensor:
+        frames = self.frames(video.flatten(0, 1)).unflatten(0, (-1, video.shape[1]))
+        return F.relu(frames.flatten(1) - self.other(more)).sum(1, keepdim=True)
+
+
+def test_several_inputs_and_parts_of_an_image() -> None:
+    torch.manual_seed(0)
+    ends = [(drawn(seed, 1, 6, 1, 4, 4), drawn(seed + 1, 1, 4)) for seed in (14, 16)]
+    model = TwoInputs().double()
+    graph = linreg.trace(model, tuple(torch.cat(each) for each in zip(*ends, strict=True)))
+    line = segment(graph, *ends, progress=False)
+    assert len(line) > 20
+    check(line)
+    shares = line.integrated_gradients()
+    change = model(*ends[1]) - model(*ends[0])
+    total = sum(share.sum() for share in shares.values())
+    assert set(shares) == {"video", "more"} and abs(total - change) <= 1e-10
 
 
 def test_what_flips_is_what_two_patterns_tell() -> None:
@@ -284,6 +318,8 @@ def test_the_split_along_a_line_is_that_at_each_point(unmasked: str) -> None:
     line = line_of(perceptron(5, 9, 9, 3), x[:1], x[1:])
     masks = {node.name: torch.rand(1, *node.shape, dtype=D) for node in line.graph.nodes if node.is_gate}
     parts = dmbp.along.along(line, masks, 1, unmasked, size=4)
+    drawn_lines = draw_along(parts).get_lines()
+    assert np.array_equal(drawn_lines[1].get_ydata()[0::3], parts.positive[:, 0].numpy())
     t = torch.rand(40, dtype=D)
     k = line.piece(t)
     each = {site: mask.expand(40, *mask.shape[1:]) for site, mask in masks.items()}
@@ -292,3 +328,17 @@ def test_the_split_along_a_line_is_that_at_each_point(unmasked: str) -> None:
     for name in ("y", "positive", "negative", "nuisance", "unmasked"):
         ends = getattr(parts, name)[k]
         assert torch.allclose(torch.lerp(ends[:, 0], ends[:, 1], place), getattr(split, name), atol=1e-10), name
+
+
+def test_pictures_of_a_line_show_its_numbers() -> None:
+    x = drawn(18, 2, 5)
+    line = line_of(perceptron(5, 9, 3), x[:1], x[1:])
+    ax = line.draw(1)
+    ends = torch.stack(line.scores(1), 1).flatten()
+    assert np.array_equal(ax.get_lines()[0].get_ydata(), ends.numpy())
+    steps = range(2, 40)
+    drawn_gaps = draw_rules(line, 1, steps, ["left"]).get_lines()[0].get_ydata()
+    change = abs(float(ends[-1] - ends[0]))
+    assert np.allclose(drawn_gaps, gaps(line, 1, steps, "left").abs().numpy() / change)
+    errors = rule_errors(line, 1, (3, 9))
+    assert draw_rule_errors(errors).get_lines()[0].get_ydata().tolist() == errors.distance.tolist()

@@ -172,9 +172,21 @@ def test_a_small_classifier_takes_less_than_two_seconds() -> None:
 def test_pictures_show_what_they_are_given() -> None:
     found = plane_of(perceptron(2, 8, 3), torch.cat(FLAT), ((-2, 2), (-2, 2)))
     ax = found.draw()
-    assert len(ax.collections[0].get_paths()) == len(found)
+    assert len(ax.collections[0].get_paths()) == len(found.by_class())
     assert len(ax.collections[1].get_paths()) == len(found.boundaries()[0])
     numbers = found.areas()
     assert found.draw(numbers).collections[0].get_array().tolist() == numbers.tolist()
     with pytest.raises(linreg.LinregError, match="number for each"):
         found.draw(numbers[:-1])
+
+
+def test_by_class_no_polygon_has_two() -> None:
+    """Cut at the boundaries, all corners of a polygon agree on the largest output, but for those on a boundary."""
+    for outputs in (1, 4):
+        found = plane_of(perceptron(2, 16, 16, outputs, seed=3), torch.cat(FLAT), ((-9, 9), (-9, 9)))
+        cut = found.by_class()
+        assert len(cut) > len(found) and abs(float(cut.areas().sum()) - 324) < 1e-6
+        y = cut.graph(cut.points(within(cut)))
+        classes = y.argmax(1) if outputs > 1 else (y[:, 0] > 0).long()
+        thick = cut.areas() > 1e-9
+        assert torch.equal(classes[thick], cut.classes()[thick])

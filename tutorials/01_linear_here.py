@@ -9,7 +9,7 @@
 # **You need** PyTorch (`nn.Module`, and what a gradient is) and the product of two
 # matrices. No other lesson comes before this one.
 #
-# **Time**: about 45 minutes, exercises included.
+# **Time**: 30 minutes to read; twice that to type along and do the exercises.
 #
 # The equations are those of the paper by [Ruiz, Agudo and Moreno-Noguer
 # (2021)](https://doi.org/10.1109/ICCV48922.2021.00094), and keep their numbers. Every
@@ -45,8 +45,8 @@
 # | $\check W_l$ | $W_l$ with the gates of the layer before on its inputs | 2 |
 # | $\beta$ | the share that all biases together have in the score | 2 |
 # | $s$, $t$ | a slope and an offset: a gate, or a batch norm, is $s \odot z + t$ | 2 |
-# | $T_l$, $S_l$ | the matrices of a convolution and of a batch norm | 3 |
-# | $M$, $A$ | the matrices of a max pooling and of an average pooling | 3 |
+# | $T_l$ | the matrix of a convolution | 3 |
+# | $M_\text{max}$, $M_\text{mean}$ | the matrices of a max pooling and an average pooling | 3 |
 # | $I$ | the identity matrix | 3 |
 # | $\sigma_l$, $\Sigma_l$ | the masks of layer $l$, and the same as a diagonal matrix | 3 |
 # | $\hat b_l$ | $b_l$ with its gates: 0 for each closed unit | 4 |
@@ -60,15 +60,20 @@
 # | $\mathcal L$ | the objective that learning makes small | 5 |
 # | $\theta_l$ | the logits of the masks: $\sigma_l = \mathrm{sigmoid}(\theta_l)$ | 5 |
 # | $v$ | the average of squared gradients that RMSprop keeps | 5 |
-# | $y_d$ | the share of all paths that pass $d$ gates | 6 |
+# | $\epsilon$ | a tiny number that prevents a division by zero | 2 |
+# | $d$, $y_d$ | how many gates a path passes; the share of all paths of $d$ gates | 6 |
+# | $y^+_l$, $y^-_l$, $y^\sim_l$ | what enters $y^+$ and $y^-$, and what turns mixed, at site $l$ | 6 |
+# | $c^+$, $c^-$ | the parts of a map's $c$ that raise and that lower the score | 7 |
 # | $\gamma_k$ | the weights of Grad-CAM's channels | 7 |
 # | $\psi$ | FullGrad's absolute value, stretched to the range from 0 to 1 | 7 |
 # | $\alpha$ | the slope of a leaky gate for negative numbers | 8 |
 # | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
-# | $k_i$, $n$, $\varepsilon$ | the knots of the pieces, how many, and their largest error | 8 |
-# | $d_l$ | the part of $h_l$ that comes from constants | 9 |
+# | $k_i$, $n$ | the knots between pieces, and how many pieces there are | 8 |
+# | $\varepsilon$ | the largest error of a curve that is taken by pieces | 8 |
+# | $\beta_l$ | what the constants give of $h_l$ | 9 |
 # | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
-# | $q$, $\Lambda_l$ | a place of a layer, and the hat that spreads it over pixels | 9 |
+# | $q$, $a_l(q)$ | a place of a layer, and what the layer's biases give of the score there | 9 |
+# | $\Lambda_l$ | the hat that spreads a place over the pixels around it | 9 |
 # | $\rho$ | a rank correlation | 9 |
 # | $p_i$ | the probability of a class after $i$ steps of insertion | 9 |
 

@@ -9,7 +9,7 @@
 # **You need** lesson 1: gates as diagonal matrices, and `trace`, `linearize` and
 # `matrix` of `linreg`.
 #
-# **Time**: about 60 minutes, exercises included.
+# **Time**: 35 minutes to read; twice that to type along and do the exercises.
 
 # %%
 from collections import OrderedDict

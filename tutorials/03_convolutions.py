@@ -9,7 +9,7 @@
 # **You need** lesson 1 (gates, $\hat W_l$, `matrix`) and lesson 2 (the ledger, and the
 # two places of the gates).
 #
-# **Time**: about 60 minutes, exercises included.
+# **Time**: 45 minutes to read; twice that to type along and do the exercises.
 
 # %%
 from collections import OrderedDict
@@ -203,8 +203,8 @@ title = right.set_title("the same with its gates")
 norm = small.norm1
 s = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
 t = (norm.bias - s * norm.running_mean).detach()
-S1 = torch.diag(s.repeat_interleave(64))
-assert close(lin.matrix("norm1", start="conv1"), S1)
+norm_matrix = torch.diag(s.repeat_interleave(64))
+assert close(lin.matrix("norm1", start="conv1"), norm_matrix)
 
 # %% [markdown]
 # A convolution and the batch norm *after* it can be fused into one convolution:
@@ -214,7 +214,7 @@ assert close(lin.matrix("norm1", start="conv1"), S1)
 
 # %%
 fused = linreg.trace(small, x).linearize(x)
-assert close(fused.matrix("norm1"), S1 @ T1)
+assert close(fused.matrix("norm1"), norm_matrix @ T1)
 
 (gradient,) = torch.autograd.grad(small(x).sum(), norm.bias)
 ledger = fused.ledger(0)
@@ -321,44 +321,45 @@ title = right.set_title("torchvision's block")
 # ## Eqs. (4), (13): pooling, and the whole network in two ways
 #
 # Max pooling takes the largest pixel of each window of 2×2. Which one this is, is
-# decided at $x$, just as the gates are. From then on it is a matrix, $M$, with a single
-# 1 in each row: at the largest pixel of the window. If several are equally large, it
-# takes the first. (Behind a ReLU this is no rare case: some windows are all zeros.)
+# decided at $x$, just as the gates are. From then on it is a matrix, $M_\text{max}$,
+# with a single 1 in each row: at the largest pixel of the window. If several are
+# equally large, it takes the first. (Behind a ReLU this is no rare case: some windows
+# are all zeros.)
 
 # %%
-M = torch.zeros(2, 4, 4, 2, 8, 8, dtype=torch.float64)
+M_max = torch.zeros(2, 4, 4, 2, 8, 8, dtype=torch.float64)
 for o, i, j in product(range(2), range(4), range(4)):
     window = h1[0, o, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten().tolist()
     first_largest = window.index(max(window))
     down, right = divmod(first_largest, 2)
-    M[o, i, j, o, 2 * i + down, 2 * j + right] = 1
-M = M.view(32, 128)
-assert torch.equal(lin.matrix("maxpool", start="relu1"), M)
+    M_max[o, i, j, o, 2 * i + down, 2 * j + right] = 1
+M_max = M_max.view(32, 128)
+assert torch.equal(lin.matrix("maxpool", start="relu1"), M_max)
 
 # %% [markdown]
-# Average pooling decides nothing. Its matrix, $A$, has a quarter at each pixel of a
-# window, whatever the input is.
+# Average pooling decides nothing. Its matrix, $M_\text{mean}$, has a quarter at each
+# pixel of a window, whatever the input is.
 
 # %%
-A = torch.zeros(2, 2, 2, 2, 4, 4, dtype=torch.float64)
+M_mean = torch.zeros(2, 2, 2, 2, 4, 4, dtype=torch.float64)
 for o, i, j in product(range(2), range(4), range(4)):
-    A[o, i // 2, j // 2, o, i, j] = 1 / 4
-A = A.view(8, 32)
-assert close(lin.matrix("meanpool", start="block.add"), A)
+    M_mean[o, i // 2, j // 2, o, i, j] = 1 / 4
+M_mean = M_mean.view(8, 32)
+assert close(lin.matrix("meanpool", start="block.add"), M_mean)
 
 # %% [markdown]
 # Now all parts are there. With $\hat W_1$ for the first convolution, its batch norm and
 # its gates, the whole network is
 #
-# $$y = w^\top A\, (\hat W_2 + I)\, M\, \hat W_1\, x + \beta$$
+# $$y = w^\top M_\text{mean}\, (\hat W_2 + I)\, M_\text{max}\, \hat W_1\, x + \beta$$
 #
 # where $\beta$ is the share of all constants, which the ledger knows.
 
 # %%
 open1 = torch.diag((h1 > 0).double().flatten())
-W1_hat = open1 @ S1 @ T1
+W1_hat = open1 @ norm_matrix @ T1
 w = small.output.weight.detach()[0]
-H = A @ (W2_hat + I) @ M @ W1_hat
+H = M_mean @ (W2_hat + I) @ M_max @ W1_hat
 
 assert close(lin.matrix("relu1"), W1_hat)
 assert close(lin.matrix("meanpool"), H)
@@ -368,9 +369,9 @@ assert close(w @ H @ x.flatten() + beta, small(x)[0])
 # %% tags=["hide-input"]
 factors = {
     "$w^T$": w[None],
-    "$A$": A,
+    r"$M_{\mathrm{mean}}$": M_mean,
     r"$\hat W_2 + I$": W2_hat + I,
-    "$M$": M,
+    r"$M_{\mathrm{max}}$": M_max,
     r"$\hat W_1$": W1_hat,
     "$x$": x.view(64, 1),
 }
@@ -391,7 +392,7 @@ for ax, (name, matrix) in zip(axes, factors.items(), strict=True):
 # between, as in Eq. (13):
 
 # %%
-assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M @ open1)
+assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M_max @ open1)
 
 # %% [markdown]
 # ## Eq. (16): a mask is as large as the maps

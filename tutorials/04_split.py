@@ -6,10 +6,10 @@
 # and 1 for each hidden unit. Whatever the masks are, the three parts add up to the
 # score. You choose the masks by hand here. Lesson 5 learns them.
 #
-# **You need** lesson 1 ($\hat W_l$ and $H_L$), lesson 2 (biases), and the last section
-# of lesson 3 (where masks sit).
+# **You need** lesson 1 ($\hat W_l$ and $H_L$) and lesson 2 (biases). It helps to have
+# read the last section of lesson 3, about where masks sit.
 #
-# **Time**: about 70 minutes, exercises included.
+# **Time**: 40 minutes to read; twice that to type along and do the exercises.
 
 # %%
 from collections import OrderedDict

@@ -9,7 +9,7 @@
 # **You need** lesson 4: the split of a score into $y^+$, $y^-$, $y^\sim$ and $u$, and
 # `masked_backward`.
 #
-# **Time**: about 90 minutes, exercises included.
+# **Time**: 60 minutes to read; twice that to type along and do the exercises.
 
 # %%
 from collections import OrderedDict
@@ -486,8 +486,8 @@ for name, loss in losses.items():
             assert torch.allclose(mask, masks[site], rtol=0, atol=1e-10)
 
 # %% [markdown]
-# They agree in every mask. So they do to the letter of the paper, with $u$ left in both
-# sides:
+# They agree in every mask. They also agree if we keep to the letter of the paper and
+# leave $u$ in both sides:
 
 # %%
 masks, a = algorithm_1(network, x, target, start, loss_all, u=0.0)

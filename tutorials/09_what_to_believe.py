@@ -112,12 +112,12 @@ legend = right.legend(["from pixels", "from constants"])
 # %% [markdown]
 # ## Eqs. (12), (13): what a gate passes on is a mixture
 #
-# $$h_l = H_l\, x + d_l$$
+# $$h_l = H_l\, x + \beta_l$$
 #
 # On the picture of digits things were better. Why do constants rule one network and not
 # another? Look at a single layer. What leaves its gates is an affine function of the
 # picture, like everything on one linear region: a part $H_l x$ that comes from pixels,
-# and a part $d_l$ that comes from constants. A mask multiplies $h_l$, so it takes
+# and a part $\beta_l$ that comes from constants. A mask multiplies $h_l$, so it takes
 # both parts, in the mixture in which it finds them. If $h_l$ is mostly constants, then
 # choosing units is mostly choosing constants.
 #
@@ -290,14 +290,14 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 #
 # $$\begin{gathered}
 # \mathrm{map}_i = \sum_{\text{colours}} (\nabla_x F \odot x)_i
-# + \sum_l \sum_q \Lambda_l(i, q)\, \beta_l(q), \\
-# \beta_l(q) = \sum_{\text{channels}} (\nabla_{z_l} F \odot b_l)(q), \\
+# + \sum_l \sum_q \Lambda_l(i, q)\, a_l(q), \\
+# a_l(q) = \sum_{\text{channels}} (\nabla_{z_l} F \odot b_l)(q), \\
 # \sum_i \Lambda_l(i, q) = 1
 # \end{gathered}$$
 #
 # The other way is to leave nothing out. A bias of a convolution is one number for each
 # channel, but it acts at every place q of the layer, with the gradient of that place:
-# $\beta_l(q)$ is what the biases of layer l give there.
+# $a_l(q)$ is what the biases of layer l give there.
 # And every place of a layer lies somewhere over the picture. So the term of Eq. (14) can
 # be drawn where it acts. Where a layer is coarser than the picture, its share is spread
 # over the pixels around its centre by a *hat* Λ: full weight at the centre, none at the

@@ -24,9 +24,7 @@ LABELS = "the classes' names in order: a file with one a line, or names parted b
 NAMES = "names of the features of a table or of the channels, as --labels; a .csv has its own"
 ROW = "which row of a .csv, or of arrays that hold many inputs, counted from 0"
 FIXED = "an argument of an .npz that is held fixed and not explained: a mask, lengths, a condition; repeatable"
-OUTPUT = (
-    "which output is explained, where there are several; or the module whose output is: the logits before a softmax"
-)
+OUTPUT = "which output is explained, where there are several; or a module or node: the logits before a softmax"
 AT = "the score at one place of the output, as a pixel of a segmentation: row,column"
 BOX = "the mean score over a box of the output: rows,columns as 10:20,0:40, ends left out"
 REGION = "the mean score over all places where the class has the largest score"

@@ -47,6 +47,12 @@ def write_page(
     `lessons` is the address of the built tutorials, absolute or from the page: with it, each panel links to its lesson,
     else it names it. Raises DmbpError where the batch has no such image, for a picture or names that do not fit, and
     where the file cannot be written.
+
+    >>> import dmbp, torch
+    >>> network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> result = dmbp.explain(network, torch.randn(1, 3), 1, iterations=20)
+    >>> result.to_html("why.html", names=["age", "weight", "height"], title="Why class 1?").name
+    'why.html'
     """
     check_image(result.account, image)
     path = Path(path)

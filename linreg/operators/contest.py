@@ -43,7 +43,7 @@ class Contest:
         )
 
     def rows(self, flat: Tensor, of: Tensor) -> Tensor:
-        """Values of the candidates of contests `of` (n,) in images (n, elements): (n, M); none is ∞ that loses."""
+        """Values of the candidates of contests `of` (n,) in images (n, elements): (n, M), ∓∞ where there is none."""
         candidates = self.candidates[of]
         found = flat.gather(1, candidates.clamp_min(0))
         return found.masked_fill_(candidates < 0, -torch.inf if self.extreme >= 0 else torch.inf)

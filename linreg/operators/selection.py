@@ -267,6 +267,11 @@ def _ordered(rows: Tensor, descending: bool = False, first: int = 0, end: int | 
     return values[..., first:end], places[..., first:end]
 
 
+def largest_of(count: int) -> Ranked:
+    """The largest of so many numbers."""
+    return Ranked(_largest, (0,), (count,), (1,), "max")
+
+
 # The choices that look for the largest or the smallest alone.
 EXTREMES: dict[Choice, int] = {_largest: 1, _smallest: -1}
 

@@ -48,8 +48,9 @@ def draw_rules(
 ) -> Axes:  # fmt: skip
     """By how much Integrated Gradients in m steps miss y(b) − y(a), for each m and rule, against the exact ones.
 
-    In units of |y(b) − y(a)|, both axes logarithmic. It is the gap that is drawn, from the slopes of all pieces; the
-    maps may be farther off than it tells: see `draw_rule_errors`.
+    In units of |y(b) − y(a)|, both axes logarithmic. Dots are each m, a line is the worst from m on, up to the last. It
+    is the gap that is drawn, from the slopes of all pieces; the maps may be farther off than it tells: see
+    `draw_rule_errors`.
     """
     if ax is None:
         ax = Figure(figsize=(6.4, 4.0), layout="constrained").add_subplot()
@@ -57,7 +58,9 @@ def draw_rules(
     change = abs(float(ends[-1] - starts[0])) or 1.0
     for rule in rules:
         error = gaps(segment, target, steps, rule).abs().numpy() / change
-        ax.loglog(list(steps), error, color=COLOURS[rule], lw=0.9, label=rule)
+        worst = np.maximum.accumulate(error[::-1])[::-1]
+        ax.loglog(list(steps), error, ".", color=COLOURS[rule], ms=1.5, alpha=0.4)
+        ax.loglog(list(steps), worst, color=COLOURS[rule], lw=1.2, label=rule)
     ax.set_xlabel("steps m")
     ax.set_ylabel("|Σ IG$_m$ − (y(b) − y(a))| / |y(b) − y(a)|")
     ax.set_title(f"{len(segment):,} pieces: the exact sum has no error", fontsize=10)

@@ -23,18 +23,19 @@ CLASSES = ["#a8cbe8", "#f3c9a5", "#a9d9c5", "#ecc3d9", "#f3eaa2", "#c3e2f5", "#e
 def draw_plane(plane: Plane, colour: Any = "class", ax: Axes | None = None, edges: bool | None = None) -> Axes:
     """The polygons of a plane over u and v. Returns the axes.
 
-    `colour` is "class", the largest output at each centre; "pattern", a colour for each that only tells neighbours
-    apart; or numbers, one for each polygon (F,): y, a share, what one likes. `edges` says whether the polygons are
-    outlined: up to 5,000 of them, unless it is given. The decision boundary is black. Raises LinregError for numbers
-    that are not as many as polygons.
+    `colour` is "class", the largest output, to the decision boundary; "pattern", a colour for each that only tells
+    neighbours apart; or numbers, one for each polygon (F,): y, a share, what one likes. `edges` says whether the
+    polygons are outlined: up to 5,000 of them, unless it is given. The decision boundary is black. Raises LinregError
+    for numbers that are not as many as polygons.
     """
     if ax is None:
         ax = Figure(figsize=(5.6, 5.2), layout="constrained").add_subplot()
-    rings = [plane.polygon(f).numpy() for f in range(len(plane))]
+    shown = plane.by_class() if isinstance(colour, str) and colour == "class" else plane
+    rings = [shown.polygon(f).numpy() for f in range(len(shown))]
     outlined = len(plane) <= 5000 if edges is None else edges
     filled = PolyCollection(rings, edgecolors=INK if outlined else "face", linewidths=0.25 if outlined else 0.1)
     if isinstance(colour, str) and colour in ("class", "pattern"):
-        numbers = plane.classes().cpu() if colour == "class" else torch.arange(len(plane)) * 7
+        numbers = shown.classes().cpu() if colour == "class" else torch.arange(len(plane)) * 7
         filled.set(array=numbers.numpy() % len(CLASSES), cmap=ListedColormap(CLASSES), clim=(-0.5, len(CLASSES) - 0.5))
         ax.add_collection(filled)
     else:

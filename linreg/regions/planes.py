@@ -22,6 +22,7 @@ from linreg.graph import INPUT, Node, OperatorGraph
 from linreg.inputs import Given
 from linreg.linearization import Linearization
 from linreg.operators import Affine
+from linreg.operators.selection import largest_of
 from linreg.regions.changes import noise
 from linreg.regions.contests import cut_by_contest
 from linreg.regions.polygons import Born, Polygons, cut_by_levels
@@ -106,8 +107,24 @@ class Plane:
         return sum_per_image(self.outputs * cotangent(target, self.outputs[:1]))
 
     def classes(self) -> Tensor:
-        """The class with the largest output at the centre of each polygon, (F,)."""
-        return self.polygons.means(self.outputs.double()).flatten(1).argmax(1)
+        """The class of the largest output at the centre of each polygon, (F,); of one output, whether it is above 0."""
+        means = self.polygons.means(self.outputs.double()).flatten(1)
+        return means.argmax(1) if means.shape[1] > 1 else (means[:, 0] > 0).long()
+
+    def by_class(self) -> Plane:
+        """The same, cut further where the largest output changes; of one output, where its sign does."""
+        flat = self.outputs.flatten(1)
+        count = flat.shape[1]
+        if count == 1:
+            polygons, born, _ = cut_by_levels(self.polygons, flat, noise(flat), lambda _: None)
+        else:
+            largest = largest_of(count)
+            contest = largest.contest((1,))
+            polygons, born = cut_by_contest(self.polygons, contest, largest, flat, lambda _: None)
+        outputs = self.outputs
+        for step in born:
+            outputs = step.at(outputs)
+        return replace(self, polygons=polygons, outputs=outputs)
 
     def boundaries(self) -> tuple[Tensor, Tensor]:
         """Where the largest output changes: straight pieces (n, 2, 2) from end to end, and the two classes (n, 2).

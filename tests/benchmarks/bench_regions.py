@@ -78,7 +78,7 @@ def main() -> None:
     if wanted.model:
         model = load_model(wanted.model)
         photo = read_image(wanted.photo)
-        black, x = (model.preprocess(picture)[None].to(dtype) for picture in (0 * photo, photo))
+        black, x = (model.preprocess.tensor(picture).to(dtype) for picture in (0 * photo, photo))
         line(wanted.model, model.network.to(dtype), black, x, wanted.pieces)
         return
     images = sample_pairs().images.to(dtype)

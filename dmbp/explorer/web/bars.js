@@ -1,10 +1,11 @@
 // A row of features: a bar for each, the largest first.
 
 const BARS = 24; // shown at first
+const MORE = 200; // at a time
 
 function barsView(input, pick, small) {
   const element = make("div", { class: small ? "stage bars small" : "stage bars" });
-  const view = { input, element, small, all: false, mixes: false };
+  const view = { input, element, small, shown: small ? 10 : BARS, mixes: false };
   view.draw = (scene) => {
     view.scene = scene;
     element.replaceChildren(...bars(view, pick));
@@ -23,7 +24,7 @@ function bars(view, pick) {
   const { values, block } = view.scene;
   const order = Array.from(values.keys()).sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]));
   const limit = Math.abs(values[order[0]]) || 1;
-  const shown = view.all ? order : order.slice(0, view.small ? 10 : BARS);
+  const shown = order.slice(0, view.shown);
   const rows = shown.map((place) => {
     const size = (50 * Math.abs(values[place])) / limit;
     const bar = make("span", { class: `amount ${values[place] > 0 ? "for" : "against"}` });
@@ -40,9 +41,9 @@ function bars(view, pick) {
   const heads = make("div", { class: "feature head" }, make("span", { class: "name" }, "feature"), make("span", { class: "given" }, "x"),
     make("span", { class: "track" }, "against | for"), make("span", { class: "share" }, "share"));
   if (order.length > shown.length) {
-    const more = make("button", { type: "button", class: "say" }, `Show all ${order.length}`);
+    const more = make("button", { type: "button", class: "say" }, `Show ${Math.min(MORE, order.length - shown.length)} more of ${order.length}`);
     more.addEventListener("click", () => {
-      view.all = true;
+      view.shown += MORE;
       view.draw(view.scene);
     });
     return [heads, ...rows, more];

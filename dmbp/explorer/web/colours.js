@@ -33,12 +33,6 @@ function canvasOf(image) {
   return canvas;
 }
 
-// The same for one value, on lines and bars.
-function shade(value, limit) {
-  const share = Math.min(1, Math.abs(value) / limit) ** 0.8;
-  return `color-mix(in srgb, var(--${value > 0 ? "for" : "against"}) ${(100 * share).toFixed(1)}%, transparent)`;
-}
-
 function watchTheme(redraw) {
   const button = document.getElementById("theme");
   button.addEventListener("click", () => {

@@ -165,9 +165,10 @@ function drawFilm() {
   const limit = snapshotLimit(input);
   const shown = snapshotAt(input, state.at);
   film.replaceChildren(...input.snapshots.map((kept) => {
-    const [height, width] = (input.kind === "signal" ? [1, input.axes[0]] : input.axes.slice(-2)).map((size) => Math.ceil(size / kept.block));
+    const row = input.kind === "signal" ? strongestOf(kept.values, DOTS) : null;
+    const [height, width] = row ? [1, row.length] : input.axes.slice(-2).map((size) => Math.ceil(size / kept.block));
     const start = input.kind === "volume" ? Math.floor(Math.ceil(input.axes[0] / kept.block) / 2) * width * height : 0;
-    const canvas = mapImage(kept.values.slice(start, start + width * height), width, height, limit);
+    const canvas = mapImage(row ?? kept.values.slice(start, start + width * height), width, height, limit);
     const here = kept === shown || (shown === null && kept.at === lastIteration() && state.at === kept.at);
     const frame = make("button", { type: "button", class: "frame", "aria-pressed": String(here), title: `The map after ${kept.at} updates` }, canvas, make("span", {}, String(kept.at)));
     frame.addEventListener("click", () => goTo(kept.at));

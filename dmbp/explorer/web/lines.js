@@ -2,6 +2,7 @@
 
 const LANES = 16; // channels drawn, at most
 const LANE = 56; // dots of height
+const DOTS = 2048; // across, at most
 
 function linesView(input, pick, small, at = null) {
   const [count, length] = input.shape;
@@ -27,19 +28,30 @@ function linesView(input, pick, small, at = null) {
   };
   view.draw = (scene) => {
     view.scene = scene;
-    picture.replaceChildren(...grounds(view), ...strokes(view));
+    picture.replaceChildren(ground(view), ...strokes(view));
     mark(view);
   };
   followLine(view);
   return view;
 }
 
-function grounds(view) {
+// The map as one row of coloured dots, stretched over the time.
+function ground(view) {
   const { values, block, limit, mix } = view.scene;
-  return Array.from(values, (value, i) => drawn("rect", {
-    x: i * block, y: 0, width: Math.min(block, view.length - i * block) + 0.02, height: view.lanes * LANE,
-    style: `fill: ${shade(value, limit)}; opacity: ${presence(mix).map}`,
-  }));
+  const row = strongestOf(values, DOTS);
+  return drawn("image", {
+    href: mapImage(row, row.length, 1, limit).toDataURL(), width: values.length * block, height: view.lanes * LANE,
+    preserveAspectRatio: "none", style: `opacity: ${presence(mix).map}; image-rendering: pixelated`,
+  });
+}
+
+// At most so many values: of neighbours that share a dot, the strongest.
+function strongestOf(values, most) {
+  const share = Math.ceil(values.length / most);
+  return Float64Array.from({ length: Math.ceil(values.length / share) }, (_, dot) => {
+    const group = Array.from(values.slice(dot * share, (dot + 1) * share));
+    return group.reduce((best, value) => (Math.abs(value) > Math.abs(best) ? value : best), 0);
+  });
 }
 
 // Each channel from its own lowest to its own highest value.
@@ -49,13 +61,24 @@ function strokes(view) {
   }
   return Array.from({ length: view.lanes }, (_, channel) => {
     const values = view.input.x.subarray(channel * view.length, (channel + 1) * view.length);
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    const points = Array.from(values, (value, i) => {
-      const share = (value - low) / (high - low || 1);
-      return `${i + 0.5},${(channel + 0.9 - 0.8 * share) * LANE}`;
-    });
+    const low = values.reduce((a, b) => Math.min(a, b), Infinity);
+    const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
+    const points = bends(values).map(([value, i]) => `${i + 0.5},${(channel + 0.9 - (0.8 * (value - low)) / (high - low || 1)) * LANE}`);
     return drawn("polyline", { points: points.join(" "), class: "stroke", style: `opacity: ${0.25 + 0.75 * presence(view.scene.mix).picture}` });
   });
+}
+
+// The points of a line; of many neighbours the lowest and the highest.
+function bends(values) {
+  const points = Array.from(values, (value, i) => [value, i]);
+  const share = Math.ceil(values.length / DOTS);
+  if (share < 3) {
+    return points;
+  }
+  return Array.from({ length: Math.ceil(values.length / share) }, (_, dot) => {
+    const group = points.slice(dot * share, (dot + 1) * share).sort((a, b) => a[0] - b[0]);
+    return [group[0], group.at(-1)].sort((a, b) => a[1] - b[1]);
+  }).flat();
 }
 
 function mark(view) {
