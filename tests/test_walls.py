@@ -10,6 +10,8 @@ import nets
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from random_networks import Network, networks
 from scipy.spatial import HalfspaceIntersection
 from torch import Tensor, nn
 
@@ -132,6 +134,28 @@ def test_a_region_ends_where_a_forward_pass_says(name: str) -> None:
     assert not region.contains(beyond).any()
     if name != "logic":  # one comparison may change and the choice be the same
         assert not same_piece(graph, x, beyond).any()
+
+
+@settings(
+    max_examples=30, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(networks())
+def test_regions_of_random_networks_end_where_a_forward_pass_says(network: Network) -> None:
+    """Of every gate, selection and comparison, in whatever is put together of them."""
+    model, x = network.model(), network.input(1)
+    graph = linreg.trace(model, network.input(network.images))
+    if graph.batch is not None:
+        return
+    region = regions.inequalities(graph.linearize(x))
+    directions = torch.randn(6, *x.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    for direction in directions if len(region) else ():
+        step = regions.exits(region, direction).amin()
+        if step.isfinite():
+            assert step > 1e-9
+            points = x + torch.tensor([0.5, 1 - 1e-6, 1 + 1e-6]).view(-1, *[1] * (x.dim() - 1)) * step * direction
+            assert region.contains(points).tolist() == [True, True, False]
+            assert same_piece(graph, x, points).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("name", ["chain_with_biases", "gates", "selections", "topk", "where", "unpool", "shrink"])
