@@ -64,8 +64,18 @@
 # | $d$, $y_d$ | how many gates a path passes; the share of all paths of $d$ gates | 6 |
 # | $y^+_l$, $y^-_l$, $y^\sim_l$ | what enters $y^+$ and $y^-$, and what turns mixed, at site $l$ | 6 |
 # | $c^+$, $c^-$ | the parts of a map's $c$ that raise and that lower the score | 7 |
+# | $\gamma_k$ | the weights of Grad-CAM's channels | 7 |
+# | $\psi$ | FullGrad's absolute value, stretched to the range from 0 to 1 | 7 |
+# | $\alpha$ | the slope of a leaky gate for negative numbers | 8 |
+# | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
+# | $k_i$, $n$ | the knots between pieces, and how many pieces there are | 8 |
 # | $\varepsilon$ | the largest error of a curve that is taken by pieces | 8 |
 # | $\beta_l$ | what the constants give of $h_l$ | 9 |
+# | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
+# | $q$, $a_l(q)$ | a place of a layer, and what the layer's biases give of the score there | 9 |
+# | $\Lambda_l$ | the hat that spreads a place over the pixels around it | 9 |
+# | $\rho$ | a rank correlation | 9 |
+# | $p_i$ | the probability of a class after $i$ steps of insertion | 9 |
 
 # %%
 from collections import OrderedDict

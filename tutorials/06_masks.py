@@ -246,8 +246,10 @@ drawn = draw_graph(graph, ax, shares, title)
 #
 # ## Appendix B.1: where the masks lean, and how far they went
 #
-# $$\sigma_l^i = \mathrm{sigmoid}(\pm 2) \text{ where both gradients have that sign},
-# \qquad 0.5 \text{ elsewhere}$$
+# $$\begin{gathered}
+# \sigma_l^i = \mathrm{sigmoid}(\pm 2) \text{ where both gradients have that sign}, \\
+# 0.5 \text{ elsewhere}
+# \end{gathered}$$
 #
 # The masks start where the gradients of the two passes agree. At the last site both
 # passes still bring the same gradient: the weight of the channel for "3", divided by the
@@ -351,7 +353,11 @@ sheets.agreement_sheet(agreements, 'masks of "3" and of "9", one picture')
 #
 # ## Eqs. (6), (9): what each site carries, and where the nuisance is made
 #
-# $$y^+ = \sum_l y^+_l, \qquad y^- = \sum_l y^-_l, \qquad y^\sim = u + \sum_l y^\sim_l$$
+# $$\begin{gathered}
+# y^+ = \sum_l y^+_l, \\
+# y^- = \sum_l y^-_l, \\
+# y^\sim = u + \sum_l y^\sim_l
+# \end{gathered}$$
 #
 # y~ is what met masks of both sides on its way, so for each of its paths there is a site
 # where that happened for the first time. This sorts all paths by the site that decides

@@ -350,12 +350,14 @@ for target, other in (("3", "9"), ("9", "3")):
 #
 # ## Figure 4: beside coarse maps
 #
-# $$a_{GC} = \max\Big(\sum_k \alpha_k A_k,\, 0\Big), \qquad
-# a_{FG} = \psi(c \odot x) + \sum_l \psi(\nabla_{b_l} F \odot b_l)$$
+# $$\begin{gathered}
+# a_{GC} = \max\Big(\sum_k \gamma_k h_{L,k},\, 0\Big), \\
+# a_{FG} = \psi(c \odot x) + \sum_l \psi(\nabla_{b_l} F \odot b_l)
+# \end{gathered}$$
 #
 # The paper's Figure 4 puts DMBP beside two methods that look at layers in the middle of
-# the network. *Grad-CAM* (GC) we have just written; $A_k$ are the channels of the last
-# feature map, and $\alpha_k$ their weights. *FullGrad* (FG) takes all terms of the
+# the network. *Grad-CAM* (GC) we have just written; $h_{L,k}$ are the channels of the
+# last feature map, and $\gamma_k$ their weights. *FullGrad* (FG) takes all terms of the
 # ledger of lesson 2: c ⊙ x, and of every layer the bias times its gradient, at each
 # place of the layer. ψ takes absolute values and stretches each term to the range from
 # 0 to 1. Then each is enlarged to the size of the picture, and all are added up.
@@ -410,8 +412,10 @@ assert for_three[ink].abs().sum() > 0.75 * for_three.abs().sum()
 # %% [markdown]
 # ## Figure 6, Figures 7 to 13: what is behind the colours
 #
-# $$a = c^+ \odot x + c^- \odot x, \qquad
-# c^\pm_i = c_i \text{ where } \pm c_i x_i > 0, \text{ else } 0$$
+# $$\begin{gathered}
+# a = c^+ \odot x + c^- \odot x, \\
+# c^\pm_i = c_i \text{ where } \pm c_i x_i > 0, \text{ else } 0
+# \end{gathered}$$
 #
 # The paper's figures 6 to 13 show each map together with two mappings, whose sum makes
 # it. (Figures 7 to 13 are the same for other pictures and networks.) For most methods

@@ -176,8 +176,10 @@ assert close(split.positive[0], w[0] @ masked2)
 # %% [markdown]
 # ## Eq. (4): the largest of some is a matrix of zeros and ones
 #
-# $$h_j = \max_{i \in \mathcal N_j} x_i = x_{i(j)}, \qquad
-# \hat W_{ji} = 1 \text{ for } i = i(j), \text{ else } 0$$
+# $$\begin{gathered}
+# h_j = \max_{i \in \mathcal N_j} x_i = x_{i(j)}, \\
+# \hat W_{ji} = 1 \text{ for } i = i(j), \text{ else } 0
+# \end{gathered}$$
 #
 # Max pooling and maxout choose: output j takes the largest of the inputs in its window
 # $\mathcal N_j$. On one region the choice $i(j)$ is fixed. So it is a matrix with a
@@ -209,8 +211,10 @@ labels = right.set(xlabel="pixel i, row by row", ylabel="window j")
 # %% [markdown]
 # ## Eq. (3) once more: a curve, by pieces
 #
-# $$\phi(z) = s_i z + t_i \text{ between the knots } k_i \text{ and } k_{i+1}, \qquad
-# |\phi(z) - f(z)| \le \varepsilon$$
+# $$\begin{gathered}
+# \phi(z) = s_i z + t_i \text{ between the knots } k_i \text{ and } k_{i+1}, \\
+# |\phi(z) - f(z)| \le \varepsilon
+# \end{gathered}$$
 #
 # Sigmoid and tanh are straight nowhere, so `linreg.trace` refuses them. Its message says
 # where they are, and what the way out is: with `nonlinear="pwl"` the curve f is replaced
@@ -307,8 +311,10 @@ for (above, below), (name, values) in zip(axes.T, made.items(), strict=True):
 # %% [markdown]
 # ## Eqs. (9), (14): exact for the pieces, near to the curve
 #
-# $$|F_\phi(x) - F(x)| \le |w|^\top (\varepsilon_2 + s_2 |W_2|\, \varepsilon_1),
-# \qquad \varepsilon_l \propto n^{-2}$$
+# $$\begin{gathered}
+# |F_\phi(x) - F(x)| \le |w|^\top (\varepsilon_2 + s_2 |W_2|\, \varepsilon_1), \\
+# \varepsilon_l \propto n^{-2}
+# \end{gathered}$$
 #
 # $F_\phi$ is the network with φ in the place of f. For it all identities of these
 # lessons hold to rounding: c, the ledger, the split. How far it is from the smooth F is

@@ -54,8 +54,10 @@ def show(ax, values, title):
 # %% [markdown]
 # ## Eq. (14): a photograph, and what its map leaves out
 #
-# $$y^\pm = \nabla_x F^\pm(x)^\top x + \sum_l \nabla_{b_l} F^\pm(x)^\top b_l, \qquad
-# a(x) = \nabla_x F^+(x) \odot x + \nabla_x F^-(x) \odot x$$
+# $$\begin{gathered}
+# y^\pm = \nabla_x F^\pm(x)^\top x + \sum_l \nabla_{b_l} F^\pm(x)^\top b_l, \\
+# a(x) = \nabla_x F^+(x) \odot x + \nabla_x F^-(x) \odot x
+# \end{gathered}$$
 #
 # EfficientNet-Lite0 is a real network: it knows the thousand classes of ImageNet. Its
 # gates are ReLU6, and it has batch norms in every layer. The photograph is one that
@@ -286,12 +288,16 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 #
 # ## Eq. (14) as a picture: the complete map
 #
-# $$\mathrm{map}_i = \sum_{\text{colours}} (\nabla_x F \odot x)_i
-# + \sum_l \sum_q \Lambda_l(i, q) \sum_{\text{channels}} (\nabla_{h_l} F \odot b_l)_q,
-# \qquad \sum_i \Lambda_l(i, q) = 1$$
+# $$\begin{gathered}
+# \mathrm{map}_i = \sum_{\text{colours}} (\nabla_x F \odot x)_i
+# + \sum_l \sum_q \Lambda_l(i, q)\, a_l(q), \\
+# a_l(q) = \sum_{\text{channels}} (\nabla_{z_l} F \odot b_l)(q), \\
+# \sum_i \Lambda_l(i, q) = 1
+# \end{gathered}$$
 #
 # The other way is to leave nothing out. A bias of a convolution is one number for each
-# channel, but it acts at every place q of the layer, with the gradient of that place.
+# channel, but it acts at every place q of the layer, with the gradient of that place:
+# $a_l(q)$ is what the biases of layer l give there.
 # And every place of a layer lies somewhere over the picture. So the term of Eq. (14) can
 # be drawn where it acts. Where a layer is coarser than the picture, its share is spread
 # over the pixels around its centre by a *hat* Λ: full weight at the centre, none at the
@@ -460,8 +466,10 @@ for k, name in enumerate(("cat", "espresso")):
 #
 # ## Eq. (9): the verdict
 #
-# $$\text{hidden} = \frac{|y^+ - \sum a^+| + |y^- - \sum a^-|}{|y^+| + |y^-|}, \qquad
-# \text{growth} = \frac{y^+}{|y|}$$
+# $$\begin{gathered}
+# \text{hidden} = \frac{|y^+ - \sum a^+| + |y^- - \sum a^-|}{|y^+| + |y^-|}, \\
+# \text{growth} = \frac{y^+}{|y|}
+# \end{gathered}$$
 #
 # All this can be told beforehand, from numbers that every explanation has. What part of
 # y⁺ and y⁻ does the map hide, where $a^\pm = \nabla_x F^\pm \odot x$? And how large has
@@ -522,8 +530,10 @@ labels = ax.set(xlabel="hidden part", ylabel="growth", xlim=(0, 1.1), ylim=(0, 1
 #
 # ## Table 3 and further: weights drawn anew
 #
-# $$W_l \sim \mathcal N(0, \overline{W_l^2}), \qquad
-# \rho = \text{rank correlation of the maps before and after}$$
+# $$\begin{gathered}
+# W_l \sim \mathcal N(0, \overline{W_l^2}), \\
+# \rho = \text{rank correlation of the maps before and after}
+# \end{gathered}$$
 #
 # The first way to be misled: a map that looks right, and does not depend on what the
 # network has learnt. The test for it is simple. Draw the weights of a layer anew, at
@@ -648,11 +658,11 @@ assert alike > 0.4
 # %% [markdown]
 # ## Section 4.1: a metric that can be pleased
 #
-# $$\text{IM} = \frac1n \Big(\sum_i s_i - \frac{s_0 + s_n}{2}\Big)$$
+# $$\text{IM} = \frac1n \Big(\sum_i p_i - \frac{p_0 + p_n}{2}\Big)$$
 #
 # The third and the fourth way concern numbers. The paper judges maps by the *insertion
 # metric* (IM), which lesson 10 explains: the pixels of the picture are put into a
-# blurred copy of it in the order of the map, and $s_i$ is the probability of the class
+# blurred copy of it in the order of the map, and $p_i$ is the probability of the class
 # after each step. A good map raises it early.
 #
 # Two questions to such a metric. What does it give to a map that knows no network, say

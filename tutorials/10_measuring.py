@@ -55,11 +55,11 @@ print("probability of the asked:", probability.gather(1, asked[:, None])[:, 0])
 # %% [markdown]
 # ## Figure 3, Section 4.1: the insertion metric
 #
-# $$\text{IM} = \frac1n \Big(\sum_{i=0}^n s_i - \frac{s_0 + s_n}{2}\Big)$$
+# $$\text{IM} = \frac1n \Big(\sum_{i=0}^n p_i - \frac{p_0 + p_n}{2}\Big)$$
 #
 # Order the pixels by their value in the map, the highest first. Begin with a blurred
 # picture, on which the network sees little. Put in the pixels of the sharp picture, 64
-# at a time, in that order. After each step i the network gives a probability $s_i$ for
+# at a time, in that order. After each step i the network gives a probability $p_i$ for
 # the class. If the map is right about which pixels speak for the class, the probability
 # rises early. The metric is the area under the curve: n steps make n + 1 probabilities,
 # of which the first and the last count half.
@@ -116,12 +116,12 @@ assert ours.area[0] > 0.9
 draw_curve(ours, insertion_way(x, dmbp_map), title='insertion, DMBP for "3"')
 
 # %% [markdown]
-# The two digits appear before the clutter does, the asked one first: the probability is
-# near one after a few hundred of the 4,096 pixels.
+# The 3 comes first: after one pixel in twenty the network is sure of it. The pixels of
+# the 9 come last of all, for the map says that they speak against the 3.
 #
 # ## Section 4.1 once more: the complement
 #
-# $$\text{cIM}: \text{ the lowest values first, and } s_i =
+# $$\text{cIM}: \text{ the lowest values first, and } p_i =
 # \text{mean probability of the other classes}$$
 #
 # IM looks at the positive end of a map only. What is negative should speak for something
@@ -170,8 +170,11 @@ label = axes[0].set_ylabel("probability of the 9")
 #
 # ## Table 1, Section 4.2: the losses
 #
-# $$\text{DMBP}^{+}: -y^+, \qquad \text{DMBP}^{+,-}: y^- - y^+, \qquad
-# \text{DMBP}^{All}: y^- - y^+ + |y^\sim|$$
+# $$\begin{gathered}
+# \text{DMBP}^{+}: -y^+, \\
+# \text{DMBP}^{+,-}: y^- - y^+, \\
+# \text{DMBP}^{All}: y^- - y^+ + |y^\sim|
+# \end{gathered}$$
 #
 # The paper's first table takes the objective apart. ND is c ⊙ x, with nothing learnt.
 
@@ -247,7 +250,7 @@ for name in ("ND", "DMBP+", "DMBP+-"):
 #
 # The second table has eleven other methods. `dmbp.evaluation.methods` has all of them,
 # each with the options of its authors ([a table of them](site/methods.md)); only RISE
-# gets 1,000 random masks in place of 4,000 here, to save time.
+# gets 500 random masks in place of 4,000 here, to save time.
 
 # %%
 rivals = {
@@ -258,7 +261,7 @@ rivals = {
     "GBp": methods.GuidedBackprop(),
     "GGC": methods.GuidedGradCAM(),
     "LPR": methods.LPR(),
-    "RISE": methods.RISE(masks=1000, probability="sigmoid"),
+    "RISE": methods.RISE(masks=500, probability="sigmoid"),
     "FG": methods.FullGrad(),
 }
 numbers["GC"] = measured(coarse)
@@ -292,6 +295,8 @@ for name in printed:
     right.plot(*here, "o", color=colour)
     right.annotate(name, here, fontsize=9)
 left.set(title="the paper: VOC, ResNet-50", xlabel="IM", ylabel="cIM")
+left.margins(0.12)
+right.margins(0.12)
 labels = right.set(title="here: eight digit pairs", xlabel="IM", ylabel="cIM")
 
 # %% [markdown]
