@@ -266,7 +266,7 @@ class Result:
 
     @cached_property
     def _png(self) -> bytes | None:
-        """The figure of the first image; None where the input is no picture."""
+        """The figure of the first image; None where no input can be drawn."""
         from linreg.plot.style import own_settings
 
         try:

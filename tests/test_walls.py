@@ -101,6 +101,9 @@ def test_a_pattern_counts_the_kinks_below() -> None:
     for expected, gate in gates.values():
         lin = linreg.trace(nn.Sequential(gate), z).linearize(z)
         assert lin.pattern()["0"].tolist() == expected
+    tight = linreg.trace(nn.Sequential(nn.Hardtanh(-0.1, 0.1)), z.double()).linearize(z.double())
+    assert tight.pattern()["0"].tolist() == [0, 1, 2, 2, 2]
+    assert regions.inequalities(tight).slack.tolist() == pytest.approx([0.9, 0.1, 0.1, 2.9, 5.9, 6.9], rel=1e-15)
     with pytest.raises(LinregError, match="no site 'relu'"):
         lin.pattern()["relu"]
     with pytest.raises(LinregError, match="no image 1"):

@@ -69,7 +69,7 @@ def _parts(value: dict[str, Any], pack: Pack) -> dict[str, str]:
     return {
         "TITLE": escape(heading),
         "BELOW": escape(below),
-        "STYLE": _part("style.css"),
+        "STYLE": _part("style.css") + _part("panels.css"),
         "SCRIPT": "\n".join(_part(f"{name}.js") for name in SCRIPTS),
         "DATA": _in_script(value),
         "ARRAYS": pack.text(),

@@ -106,7 +106,7 @@ def _of_gate(gate: Gate, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisi
     up = on_upper_piece(gate, inputs[0], frozen)[0]
     below, above = torch.full_like(z, -inf), torch.full_like(z, inf)
     for kink in gate.kinks:
-        place = torch.as_tensor(kink, device=z.device).to(z.dtype).expand(z.shape)
+        place = torch.as_tensor(kink, dtype=z.dtype, device=z.device).expand(z.shape)
         under = (place < z) | ((place == z) & up)
         below = torch.where(under, torch.maximum(below, place), below)
         above = torch.where(under, above, torch.minimum(above, place))

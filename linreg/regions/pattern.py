@@ -131,7 +131,7 @@ def _pieces(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
     for name, affine in lin.frozen.items():
         operator = lin.graph[name].operator
         if isinstance(affine, Diagonal) and isinstance(operator, Gate):
-            number = _number(operator, affine)
+            number = _number(operator, affine, lin.graph.dtype)
             found[name] = () if number is None else (number,)
             repeating |= {name} if number is None else set()
         elif isinstance(affine, Selection):
@@ -143,13 +143,13 @@ def _pieces(lin: Linearization) -> dict[str, tuple[Tensor, ...]]:
     return found | _counted(lin, repeating)
 
 
-def _number(gate: Gate, frozen: Diagonal) -> Tensor | None:
+def _number(gate: Gate, frozen: Diagonal, dtype: torch.dtype) -> Tensor | None:
     """The number of kinks below each unit, read off the slope and offset that it was frozen to, (N, *shape).
 
     None where the gate is the same line on two of its pieces, as hardshrink is: they do not tell these apart.
     """
     slope, offset = frozen.slope, frozen.offset
-    kinks = _kinks(gate, slope)
+    kinks = _kinks(gate, slope, dtype)
     result = torch.full(slope.shape, -1, dtype=torch.int32, device=slope.device)
     for piece, z in enumerate(_between(kinks)):
         line = gate.freeze(z[None])
@@ -172,7 +172,7 @@ def _counted(lin: Linearization, names: set[str]) -> dict[str, tuple[Tensor, ...
         affine = lin.frozen[node.name]
         if node.name in names and isinstance(node.operator, Gate):
             up = on_upper_piece(node.operator, inputs[0], affine)
-            kinks = _kinks(node.operator, inputs[0])
+            kinks = _kinks(node.operator, inputs[0], inputs[0].dtype)
             found[node.name] = (sum((k < inputs[0]) | ((k == inputs[0]) & up) for k in kinks),)
         return affine(*inputs)
 
@@ -182,11 +182,10 @@ def _counted(lin: Linearization, names: set[str]) -> dict[str, tuple[Tensor, ...
     return found
 
 
-def _kinks(gate: Gate, like: Tensor) -> Tensor:
-    """(m, *shape), rising, in the dtype of z."""
-    values = [torch.as_tensor(kink, device=like.device) for kink in gate.kinks]
-    dtype = max((v.dtype for v in values if v.is_floating_point()), key=lambda d: d.itemsize, default=torch.float32)
-    return torch.stack([v.to(dtype).expand(like.shape[1:]) for v in values]).sort(0).values
+def _kinks(gate: Gate, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """(m, *shape), rising, in the dtype of z: what is frozen between them must be the same number there."""
+    values = [torch.as_tensor(kink, dtype=dtype, device=like.device).expand(like.shape[1:]) for kink in gate.kinks]
+    return torch.stack(values).sort(0).values
 
 
 def _between(kinks: Tensor) -> Iterator[Tensor]:

@@ -52,9 +52,11 @@ async function readPage() {
   const bytes = bytesOf(holder.textContent);
   holder.remove();
   const references = referencesIn(value);
-  await Promise.all(references.map(async ([owner, name, reference]) => {
-    owner[name] = await numbersOf(bytes, reference);
-  }));
+  await Promise.all(
+    references.map(async ([owner, name, reference]) => {
+      owner[name] = await numbersOf(bytes, reference);
+    }),
+  );
   return value;
 }
 
@@ -77,7 +79,10 @@ function lessened(whole, ...parts) {
 
 // The scale of a map: a high percentile of its absolute values that are not zero, as in the library's figures.
 function limitOf(...arrays) {
-  const sizes = arrays.flatMap((array) => Array.from(array)).map(Math.abs).filter((size) => size > 0);
+  const sizes = arrays
+    .flatMap((array) => Array.from(array))
+    .map(Math.abs)
+    .filter((size) => size > 0);
   sizes.sort((a, b) => a - b);
   return sizes.length ? sizes[Math.min(sizes.length - 1, Math.floor(0.995 * sizes.length))] : 1;
 }

@@ -29,19 +29,32 @@ function bars(view, pick) {
     const size = (50 * Math.abs(values[place])) / limit;
     const bar = make("span", { class: `amount ${values[place] > 0 ? "for" : "against"}` });
     bar.style.cssText = `width: ${size}%; left: ${values[place] > 0 ? 50 : 50 - size}%`;
-    const row = make("button", { type: "button", class: "feature" },
+    const row = make(
+      "button",
+      { type: "button", class: "feature" },
       make("span", { class: "name" }, nameOf(view.input, place, block)),
       make("span", { class: "given" }, view.input.x && block === 1 ? format(view.input.x[place], { figures: 3 }) : ""),
       make("span", { class: "track" }, bar),
-      make("span", { class: "share" }, format(values[place], { signed: true, figures: 3 })));
+      make("span", { class: "share" }, format(values[place], { signed: true, figures: 3 })),
+    );
     row.addEventListener("click", () => pick(place * block));
     row.addEventListener("pointerenter", () => pick(place * block));
     return row;
   });
-  const heads = make("div", { class: "feature head" }, make("span", { class: "name" }, "feature"), make("span", { class: "given" }, "x"),
-    make("span", { class: "track" }, "against | for"), make("span", { class: "share" }, "share"));
+  const heads = make(
+    "div",
+    { class: "feature head" },
+    make("span", { class: "name" }, "feature"),
+    make("span", { class: "given" }, "x"),
+    make("span", { class: "track" }, "against | for"),
+    make("span", { class: "share" }, "share"),
+  );
   if (order.length > shown.length) {
-    const more = make("button", { type: "button", class: "say" }, `Show ${Math.min(MORE, order.length - shown.length)} more of ${order.length}`);
+    const more = make(
+      "button",
+      { type: "button", class: "say" },
+      `Show ${Math.min(MORE, order.length - shown.length)} more of ${order.length}`,
+    );
     more.addEventListener("click", () => {
       view.shown += MORE;
       view.draw(view.scene);

@@ -1,6 +1,10 @@
 // y⁺, y⁻ and y~ by iteration, a slider that moves along them, and the maps kept on the way.
 
-const CURVES = [["positive", "for"], ["negative", "against"], ["nuisance", "nuisance"]];
+const CURVES = [
+  ["positive", "for"],
+  ["negative", "against"],
+  ["nuisance", "nuisance"],
+];
 const CHART = { left: 46, right: 64, top: 14, bottom: 30 };
 
 function startCurves() {
@@ -12,17 +16,27 @@ function startCurves() {
   if (last > 0) {
     const play = make("button", { type: "button", id: "play", class: "tool" }, "▶ Play");
     play.addEventListener("click", () => (play.timer ? stopPlaying() : startPlaying()));
-    controls.append(play, slider("iteration", "Updates", { max: last, value: last }, (at) => {
-      stopPlaying();
-      goTo(at);
-    }));
+    controls.append(
+      play,
+      slider("iteration", "Updates", { max: last, value: last }, (at) => {
+        stopPlaying();
+        goTo(at);
+      }),
+    );
   }
   followCurves();
   new ResizeObserver(() => drawCurves()).observe(document.getElementById("curves"));
-  offer("learning", () => {
-    const heads = ["updates", ...CURVES.map(([part]) => part)];
-    return [heads, ...Array.from(data.history.positive, (_, at) => [at, ...CURVES.map(([part]) => data.history[part][at])])];
-  }, () => `{part: values[:, ${data.about.image}] for part, values in result.history.items()}`);
+  offer(
+    "learning",
+    () => {
+      const heads = ["updates", ...CURVES.map(([part]) => part)];
+      return [
+        heads,
+        ...Array.from(data.history.positive, (_, at) => [at, ...CURVES.map(([part]) => data.history[part][at])]),
+      ];
+    },
+    () => `{part: values[:, ${data.about.image}] for part, values in result.history.items()}`,
+  );
 }
 
 function goTo(at) {
@@ -73,7 +87,10 @@ function ticks(low, high, wanted = 5) {
 }
 
 function tickText(value) {
-  return Number(value.toPrecision(6)).toLocaleString("en", { maximumSignificantDigits: 6 }).replaceAll(",", " ").replace("-", "−");
+  return Number(value.toPrecision(6))
+    .toLocaleString("en", { maximumSignificantDigits: 6 })
+    .replaceAll(",", " ")
+    .replace("-", "−");
 }
 
 function scales() {
@@ -85,7 +102,10 @@ function scales() {
   const pad = 0.06 * (high - low || 1);
   const inner = [width - CHART.left - CHART.right, height - CHART.top - CHART.bottom];
   return {
-    width, height, low: low - pad, high: high + pad,
+    width,
+    height,
+    low: low - pad,
+    high: high + pad,
     x: (at) => CHART.left + (inner[0] * at) / (lastIteration() || 1),
     y: (value) => CHART.top + inner[1] * (1 - (value - low + pad) / (high - low + 2 * pad)),
     at: (x) => ((x - CHART.left) / inner[0]) * lastIteration(),
@@ -94,11 +114,23 @@ function scales() {
 
 function drawCurves() {
   const scale = scales();
-  const chart = drawn("svg", { width: scale.width, height: scale.height, role: "img", "aria-label": "y⁺, y⁻ and y~ by iteration" });
+  const chart = drawn("svg", {
+    width: scale.width,
+    height: scale.height,
+    role: "img",
+    "aria-label": "y⁺, y⁻ and y~ by iteration",
+  });
   for (const value of ticks(scale.low, scale.high)) {
     chart.append(
-      drawn("line", { x1: CHART.left, x2: scale.width - CHART.right, y1: scale.y(value), y2: scale.y(value), class: value ? "grid" : "zero" }),
-      drawn("text", { x: CHART.left - 8, y: scale.y(value) + 4, class: "tick end" }, tickText(value)));
+      drawn("line", {
+        x1: CHART.left,
+        x2: scale.width - CHART.right,
+        y1: scale.y(value),
+        y2: scale.y(value),
+        class: value ? "grid" : "zero",
+      }),
+      drawn("text", { x: CHART.left - 8, y: scale.y(value) + 4, class: "tick end" }, tickText(value)),
+    );
   }
   for (const at of ticks(0, lastIteration(), scale.width < 480 ? 3 : 5).filter(Number.isInteger)) {
     chart.append(drawn("text", { x: scale.x(at), y: scale.height - 8, class: "tick middle" }, String(at)));
@@ -106,12 +138,21 @@ function drawCurves() {
   const y = scale.y(data.scores.y);
   chart.append(drawn("line", { x1: CHART.left, x2: scale.width - CHART.right, y1: y, y2: y, class: "score" }));
   for (const [part, name] of CURVES) {
-    const points = Array.from(data.history[part], (value, at) => `${scale.x(at).toFixed(1)},${scale.y(value).toFixed(1)}`);
+    const points = Array.from(
+      data.history[part],
+      (value, at) => `${scale.x(at).toFixed(1)},${scale.y(value).toFixed(1)}`,
+    );
     chart.append(drawn("polyline", { points: points.join(" "), class: `curve ${name}` }));
   }
-  const now = drawn("g", { class: "now" }, drawn("line", { x1: scale.x(state.at), x2: scale.x(state.at), y1: CHART.top, y2: scale.height - CHART.bottom }));
+  const now = drawn(
+    "g",
+    { class: "now" },
+    drawn("line", { x1: scale.x(state.at), x2: scale.x(state.at), y1: CHART.top, y2: scale.height - CHART.bottom }),
+  );
   for (const [part, name] of CURVES) {
-    now.append(drawn("circle", { cx: scale.x(state.at), cy: scale.y(data.history[part][state.at]), r: 5, class: name }));
+    now.append(
+      drawn("circle", { cx: scale.x(state.at), cy: scale.y(data.history[part][state.at]), r: 5, class: name }),
+    );
   }
   chart.append(now, ...endLabels(scale));
   document.getElementById("curves").replaceChildren(chart);
@@ -121,21 +162,35 @@ function drawCurves() {
 // Names at the right end, moved apart where they would meet.
 function endLabels(scale) {
   const last = lastIteration();
-  const labels = [...CURVES.map(([part, name]) => [LINES[part], name, scale.y(data.history[part][last])]), ["y", "score", scale.y(data.scores.y)]];
+  const labels = [
+    ...CURVES.map(([part, name]) => [LINES[part], name, scale.y(data.history[part][last])]),
+    ["y", "score", scale.y(data.scores.y)],
+  ];
   labels.sort((a, b) => a[2] - b[2]);
   labels.forEach((label, i) => {
     label[2] = i ? Math.max(label[2], labels[i - 1][2] + 17) : label[2];
   });
-  return labels.map(([text, name, y]) => drawn("text", { x: scale.width - CHART.right + 10, y: y + 5, class: `name ${name}` }, text));
+  return labels.map(([text, name, y]) =>
+    drawn("text", { x: scale.width - CHART.right + 10, y: y + 5, class: `name ${name}` }, text),
+  );
 }
 
 function drawNow() {
   const line = document.getElementById("curves-now");
   const parts = CURVES.flatMap(([part, name]) => [
-    make("span", { class: name }, `${LINES[part]} = `), number(data.history[part][state.at], `result.history["${part}"][${state.at}, ${data.about.image}]`, { signed: true }), ", ",
+    make("span", { class: name }, `${LINES[part]} = `),
+    number(data.history[part][state.at], `result.history["${part}"][${state.at}, ${data.about.image}]`, {
+      signed: true,
+    }),
+    ", ",
   ]);
   const sum = CURVES.reduce((whole, [part]) => whole + data.history[part][state.at], 0);
-  line.replaceChildren(`After ${state.at} ${state.at === 1 ? "update" : "updates"}: `, ...parts, "their sum: ", number(sum, `result.scores["y"][${data.about.image}]`, { signed: true }));
+  line.replaceChildren(
+    `After ${state.at} ${state.at === 1 ? "update" : "updates"}: `,
+    ...parts,
+    "their sum: ",
+    number(sum, `result.scores["y"][${data.about.image}]`, { signed: true }),
+  );
 }
 
 function followCurves() {
@@ -164,14 +219,22 @@ function drawFilm() {
   film.classList.toggle("flat", input.kind === "signal");
   const limit = snapshotLimit(input);
   const shown = snapshotAt(input, state.at);
-  film.replaceChildren(...input.snapshots.map((kept) => {
-    const row = input.kind === "signal" ? strongestOf(kept.values, DOTS) : null;
-    const [height, width] = row ? [1, row.length] : input.axes.slice(-2).map((size) => Math.ceil(size / kept.block));
-    const start = input.kind === "volume" ? Math.floor(Math.ceil(input.axes[0] / kept.block) / 2) * width * height : 0;
-    const canvas = mapImage(row ?? kept.values.slice(start, start + width * height), width, height, limit);
-    const here = kept === shown || (shown === null && kept.at === lastIteration() && state.at === kept.at);
-    const frame = make("button", { type: "button", class: "frame", "aria-pressed": String(here), title: `The map after ${kept.at} updates` }, canvas, make("span", {}, String(kept.at)));
-    frame.addEventListener("click", () => goTo(kept.at));
-    return frame;
-  }));
+  film.replaceChildren(
+    ...input.snapshots.map((kept) => {
+      const row = input.kind === "signal" ? strongestOf(kept.values, DOTS) : null;
+      const [height, width] = row ? [1, row.length] : input.axes.slice(-2).map((size) => Math.ceil(size / kept.block));
+      const start =
+        input.kind === "volume" ? Math.floor(Math.ceil(input.axes[0] / kept.block) / 2) * width * height : 0;
+      const canvas = mapImage(row ?? kept.values.slice(start, start + width * height), width, height, limit);
+      const here = kept === shown || (shown === null && kept.at === lastIteration() && state.at === kept.at);
+      const frame = make(
+        "button",
+        { type: "button", class: "frame", "aria-pressed": String(here), title: `The map after ${kept.at} updates` },
+        canvas,
+        make("span", {}, String(kept.at)),
+      );
+      frame.addEventListener("click", () => goTo(kept.at));
+      return frame;
+    }),
+  );
 }

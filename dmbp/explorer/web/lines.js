@@ -8,7 +8,11 @@ function linesView(input, pick, small, at = null) {
   const [count, length] = input.shape;
   const lanes = Math.min(count, LANES);
   const picture = drawn("svg", {
-    class: "lines", tabindex: 0, role: "img", preserveAspectRatio: "none", viewBox: `0 0 ${length} ${lanes * LANE}`,
+    class: "lines",
+    tabindex: 0,
+    role: "img",
+    preserveAspectRatio: "none",
+    viewBox: `0 0 ${length} ${lanes * LANE}`,
     "aria-label": "Signal on a ground coloured by the map. Arrow keys move the place that is read.",
   });
   picture.style.height = `${small ? Math.max(90, lanes * 20) : Math.max(140, lanes * LANE)}px`;
@@ -16,9 +20,15 @@ function linesView(input, pick, small, at = null) {
   for (let channel = 0; channel < lanes; channel += 1) {
     names.append(make("span", {}, input.names?.[channel] ?? `channel ${channel}`));
   }
-  const element = make("div", { class: small ? "stage signal small" : "stage signal" }, make("div", { class: "lanes" }, names, picture));
+  const element = make(
+    "div",
+    { class: small ? "stage signal small" : "stage signal" },
+    make("div", { class: "lanes" }, names, picture),
+  );
   if (count > lanes) {
-    element.append(make("p", { class: "quiet" }, `The first ${lanes} of ${count} channels are drawn; the ground sums over all.`));
+    element.append(
+      make("p", { class: "quiet" }, `The first ${lanes} of ${count} channels are drawn; the ground sums over all.`),
+    );
   }
   const view = { input, element, picture, length, lanes, at, mixes: true };
   view.pick = (index) => {
@@ -40,8 +50,11 @@ function ground(view) {
   const { values, block, limit, mix } = view.scene;
   const row = strongestOf(values, DOTS);
   return drawn("image", {
-    href: mapImage(row, row.length, 1, limit).toDataURL(), width: values.length * block, height: view.lanes * LANE,
-    preserveAspectRatio: "none", style: `opacity: ${presence(mix).map}; image-rendering: pixelated`,
+    href: mapImage(row, row.length, 1, limit).toDataURL(),
+    width: values.length * block,
+    height: view.lanes * LANE,
+    preserveAspectRatio: "none",
+    style: `opacity: ${presence(mix).map}; image-rendering: pixelated`,
   });
 }
 
@@ -63,8 +76,14 @@ function strokes(view) {
     const values = view.input.x.subarray(channel * view.length, (channel + 1) * view.length);
     const low = values.reduce((a, b) => Math.min(a, b), Infinity);
     const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
-    const points = bends(values).map(([value, i]) => `${i + 0.5},${(channel + 0.9 - (0.8 * (value - low)) / (high - low || 1)) * LANE}`);
-    return drawn("polyline", { points: points.join(" "), class: "stroke", style: `opacity: ${0.25 + 0.75 * presence(view.scene.mix).picture}` });
+    const points = bends(values).map(
+      ([value, i]) => `${i + 0.5},${(channel + 0.9 - (0.8 * (value - low)) / (high - low || 1)) * LANE}`,
+    );
+    return drawn("polyline", {
+      points: points.join(" "),
+      class: "stroke",
+      style: `opacity: ${0.25 + 0.75 * presence(view.scene.mix).picture}`,
+    });
   });
 }
 

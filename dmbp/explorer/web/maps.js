@@ -33,31 +33,42 @@ function buildMap() {
   controls.replaceChildren();
   if (data.inputs.length > 1) {
     const names = data.inputs.map((each, i) => [String(i), each.name]);
-    controls.append(picker("choose-input", "Input", names, String(state.input), (chosen) => {
-      change({ input: Number(chosen), channel: "all", kind: "paper" });
-      change({ pixel: strongestPlace(), kind: bestKind() });
-      buildMap();
-      change({}, "map", "reading", "site", "film");
-    }));
+    controls.append(
+      picker("choose-input", "Input", names, String(state.input), (chosen) => {
+        change({ input: Number(chosen), channel: "all", kind: "paper" });
+        change({ pixel: strongestPlace(), kind: bestKind() });
+        buildMap();
+        change({}, "map", "reading", "site", "film");
+      }),
+    );
   }
-  const kinds = [["paper", "Paper's map"], ["complete", "Complete map"]];
+  const kinds = [
+    ["paper", "Paper's map"],
+    ["complete", "Complete map"],
+  ];
   if (input.maps.complete.y) {
-    controls.append(choices("kind", "Map", kinds, state.kind, (kind) => {
-      change({ kind, channel: "all" });
+    controls.append(
+      choices("kind", "Map", kinds, state.kind, (kind) => {
+        change({ kind, channel: "all" });
+        buildMap();
+        change({}, "map", "reading");
+      }),
+    );
+  }
+  controls.append(
+    choices("part", "Part", PARTS, state.part, (part) => {
+      change({ part, channel: "all" });
       buildMap();
       change({}, "map", "reading");
-    }));
-  }
-  controls.append(choices("part", "Part", PARTS, state.part, (part) => {
-    change({ part, channel: "all" });
-    buildMap();
-    change({}, "map", "reading");
-    document.getElementById(`part-${part}`).focus();
-  }));
+      document.getElementById(`part-${part}`).focus();
+    }),
+  );
   if (input.channels?.[state.part] && state.kind === "paper") {
     const names = Array.from({ length: input.shape[0] }, (_, c) => [String(c), channelName(input, c)]);
     const options = [["all", "all, summed"], ...names];
-    controls.append(picker("choose-channel", "Channel", options, state.channel, (channel) => change({ channel }, "map")));
+    controls.append(
+      picker("choose-channel", "Channel", options, state.channel, (channel) => change({ channel }, "map")),
+    );
   }
   if (mapView.mixes) {
     controls.append(slider("mix", "Picture – map", { value: state.mix }, (mix) => change({ mix }, "map")));
@@ -66,7 +77,10 @@ function buildMap() {
 
 function channelName(input, channel) {
   const colours = ["red", "green", "blue"];
-  return input.names?.[channel] ?? (input.kind === "picture" && input.shape[0] === 3 ? colours[channel] : `channel ${channel}`);
+  return (
+    input.names?.[channel] ??
+    (input.kind === "picture" && input.shape[0] === 3 ? colours[channel] : `channel ${channel}`)
+  );
 }
 
 function drawMap() {
@@ -77,13 +91,25 @@ function drawMap() {
   const figures = (value, python) => number(value, python, { signed: true });
   if (shown.snapshot) {
     const python = `${named(`result.snapshots[${shown.snapshot.at}]`, input)}[${data.about.image}]`;
-    told.replaceChildren(`On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `, figures(shown.sum, `${python}.sum()`), ". The slider's end brings all maps back.", scaleOf(shown, input));
+    told.replaceChildren(
+      `On its way, after ${shown.snapshot.at} updates: the paper's map of both sums to `,
+      figures(shown.sum, `${python}.sum()`),
+      ". The slider's end brings all maps back.",
+      scaleOf(shown, input),
+    );
     return;
   }
   const line = lineOf(state.part);
   const of = state.channel === "all" ? "" : ` in ${channelName(input, Number(state.channel))}`;
   const python = state.channel === "all" ? `${pythonOf(input, state.kind, state.part)}.sum()` : "";
-  told.replaceChildren(`Here: ${PART_TOLD[line]}${of}. Sum `, figures(shown.sum, python), ` of ${LINES[line]} = `, figures(scoreOf(line), scorePython(line)), ".", scaleOf(shown, input));
+  told.replaceChildren(
+    `Here: ${PART_TOLD[line]}${of}. Sum `,
+    figures(shown.sum, python),
+    ` of ${LINES[line]} = `,
+    figures(scoreOf(line), scorePython(line)),
+    ".",
+    scaleOf(shown, input),
+  );
 }
 
 // The scale of colours: what full colour stands for.
@@ -92,7 +118,10 @@ function scaleOf(shown, input) {
     return "";
   }
   const end = format(shown.limit, { figures: 2 });
-  const unit = shown.block > 1 ? `block of ${input.axes.map(() => shown.block).join(" × ")}` : { signal: "step", volume: "voxel" }[input.kind] ?? "pixel";
+  const unit =
+    shown.block > 1
+      ? `block of ${input.axes.map(() => shown.block).join(" × ")}`
+      : ({ signal: "step", volume: "voxel" }[input.kind] ?? "pixel");
   return make("span", { class: "scale" }, `−${end}`, make("span", { class: "ramp" }), `+${end} per ${unit}`);
 }
 
@@ -100,23 +129,38 @@ function scaleOf(shown, input) {
 function drawReading() {
   const input = theInput();
   const reading = document.getElementById("map-reading");
-  if (state.pixel === null) {
-    const ways = { features: "Choose a feature", signal: "Point at a step", volume: "Point at a voxel" };
-    reading.replaceChildren(make("p", { class: "quiet" }, `${ways[input.kind] ?? "Point at a pixel"} to read its values${input.kind === "features" ? "" : "; the arrow keys move on"}.`));
+  if (input.kind === "other") {
+    reading.replaceChildren();
     return;
   }
   const rows = Object.keys(LINES).map((part) => {
-    const cells = ["paper", "complete"].filter((kind) => input.maps[kind].y).map((kind) => {
-      const value = valueAt(input, kind, part, blockIndex(state.pixel, input.axes, input.block));
-      return make("td", {}, number(value, input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }));
-    });
+    const cells = ["paper", "complete"]
+      .filter((kind) => input.maps[kind].y)
+      .map((kind) => {
+        const value = valueAt(input, kind, part, blockIndex(state.pixel, input.axes, input.block));
+        return make(
+          "td",
+          {},
+          number(value, input.block === 1 ? elementPython(pythonOf(input, kind, part), input) : "", { signed: true }),
+        );
+      });
     const by = input.channels ? channelValues(input, part) : [];
     return make("tr", {}, make("th", { scope: "row" }, LINES[part]), ...cells, ...by);
   });
   const kinds = ["paper's", "complete"].slice(0, input.maps.complete.y ? 2 : 1);
-  const channelNames = input.channels ? Array.from({ length: Math.min(4, input.shape[0]) }, (_, c) => channelName(input, c)) : [];
-  const head = make("tr", {}, make("th", {}, ""), ...[...kinds, ...channelNames].map((name) => make("th", { scope: "col" }, name)));
-  reading.replaceChildren(make("p", {}, make("b", {}, placeName(input)), ...givenValues(input)), make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+  const channelNames = input.channels
+    ? Array.from({ length: Math.min(4, input.shape[0]) }, (_, c) => channelName(input, c))
+    : [];
+  const head = make(
+    "tr",
+    {},
+    make("th", {}, ""),
+    ...[...kinds, ...channelNames].map((name) => make("th", { scope: "col" }, name)),
+  );
+  reading.replaceChildren(
+    make("p", {}, make("b", {}, placeName(input)), ...givenValues(input)),
+    make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)),
+  );
 }
 
 function valueAt(input, kind, part, place) {
@@ -142,7 +186,9 @@ function givenValues(input) {
   const size = total1(input.axes);
   const count = input.shape.length > 1 ? Math.min(8, input.shape[0]) : 1;
   const rest = input.shape.length > 1 && input.shape[0] > count ? ", …" : "";
-  const values = Array.from({ length: count }, (_, channel) => format(input.x[channel * size + state.pixel], { figures: 3 }));
+  const values = Array.from({ length: count }, (_, channel) =>
+    format(input.x[channel * size + state.pixel], { figures: 3 }),
+  );
   return [` x = ${values.join(", ")}${rest}`];
 }
 
@@ -152,11 +198,13 @@ function placeName(input) {
     return nameOf(input, blockIndex(state.pixel, input.axes, input.block), input.block);
   }
   const words = { signal: ["step"], picture: ["row", "column"], volume: ["slice", "row", "column"] }[input.kind];
-  return words.map((word, axis) => {
-    const first = Math.floor(found[axis] / input.block) * input.block;
-    const last = Math.min(input.axes[axis], first + input.block) - 1;
-    return `${word} ${first}${last > first ? `–${last}` : ""}`;
-  }).join(", ");
+  return words
+    .map((word, axis) => {
+      const first = Math.floor(found[axis] / input.block) * input.block;
+      const last = Math.min(input.axes[axis], first + input.block) - 1;
+      return `${word} ${first}${last > first ? `–${last}` : ""}`;
+    })
+    .join(", ");
 }
 
 function elementPython(python, input) {
@@ -167,7 +215,12 @@ function mapRows() {
   const input = theInput();
   const { values, block } = shownMap();
   const axes = input.axes.map((size) => Math.ceil(size / block));
-  const heads = { signal: ["step"], picture: ["row", "column"], volume: ["slice", "row", "column"], features: ["feature"] }[input.kind] ?? ["element"];
+  const heads = {
+    signal: ["step"],
+    picture: ["row", "column"],
+    volume: ["slice", "row", "column"],
+    features: ["feature"],
+  }[input.kind] ?? ["element"];
   const rows = Array.from(values, (value, i) => [...(heads.length === axes.length ? places(i, axes) : [i]), value]);
   return [[...heads, "share"], ...rows];
 }

@@ -45,7 +45,9 @@ function raised(power) {
 }
 
 function percent(share) {
-  return share === null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(share > 0.995 || share < 0.1 ? 1 : 0)} %`;
+  return share === null || Number.isNaN(share)
+    ? "–"
+    : `${(100 * share).toFixed(share > 0.995 || share < 0.1 ? 1 : 0)} %`;
 }
 
 // A number on the page: choosing it shows its full value and its Python.
@@ -162,7 +164,11 @@ function slider(id, label, { min = 0, max = 100, step = 1, value }, change) {
 }
 
 function picker(id, label, options, chosen, change) {
-  const list = make("select", { id }, ...options.map(([value, text]) => make("option", { value, selected: value === chosen }, text)));
+  const list = make(
+    "select",
+    { id },
+    ...options.map(([value, text]) => make("option", { value, selected: value === chosen }, text)),
+  );
   list.addEventListener("change", () => change(list.value));
   return make("label", { class: "picker", for: id }, make("span", {}, label), list);
 }

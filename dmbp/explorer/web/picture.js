@@ -6,10 +6,24 @@ function pictureView(input, pick, small, at = null) {
   const [height, width] = input.axes.slice(-2);
   const depth = input.axes.length > 2 ? input.axes[0] : 1;
   const canvas = make("canvas", {
-    tabindex: 0, role: "img", class: "picture",
+    tabindex: 0,
+    role: "img",
+    class: "picture",
     "aria-label": "Picture with its map. Arrow keys move the place that is read, plus and minus zoom, 0 shows all.",
   });
-  const view = { input, canvas, width, height, depth, slice: Math.floor(depth / 2), zoom: 1, x: width / 2, y: height / 2, at: null, scene: null };
+  const view = {
+    input,
+    canvas,
+    width,
+    height,
+    depth,
+    slice: Math.floor(depth / 2),
+    zoom: 1,
+    x: width / 2,
+    y: height / 2,
+    at: null,
+    scene: null,
+  };
   view.pick = (index) => {
     view.at = index;
     pick(index);
@@ -40,18 +54,23 @@ function tools(view) {
     made.addEventListener("click", act);
     return made;
   };
-  const row = make("div", { class: "tools" },
+  const row = make(
+    "div",
+    { class: "tools" },
     button("−", "Zoom out", () => zoomBy(view, 1 / 1.5)),
     button("+", "Zoom in", () => zoomBy(view, 1.5)),
-    button("All", "Show the whole picture", () => zoomBy(view, 0)));
+    button("All", "Show the whole picture", () => zoomBy(view, 0)),
+  );
   if (view.depth > 1) {
     const options = { max: view.depth - 1, value: view.slice };
-    row.append(slider(`slice-${Math.random().toString(36).slice(2)}`, "Slice", options, (slice) => {
-      view.slice = slice;
-      load(view);
-      view.map = null;
-      paint(view);
-    }));
+    row.append(
+      slider(`slice-${Math.random().toString(36).slice(2)}`, "Slice", options, (slice) => {
+        view.slice = slice;
+        load(view);
+        view.map = null;
+        paint(view);
+      }),
+    );
   }
   return row;
 }
@@ -151,8 +170,10 @@ function paintPlace(view, context) {
     return;
   }
   const { block } = view.scene;
-  const [row, column] = places(view.at, view.input.axes).slice(-2).map((place) => Math.floor(place / block) * block);
-  const line = 1.5 * (window.devicePixelRatio || 1) / context.getTransform().a;
+  const [row, column] = places(view.at, view.input.axes)
+    .slice(-2)
+    .map((place) => Math.floor(place / block) * block);
+  const line = (1.5 * (window.devicePixelRatio || 1)) / context.getTransform().a;
   context.lineWidth = 2 * line;
   context.strokeStyle = colour("ground");
   context.strokeRect(column - line, row - line, block + 2 * line, block + 2 * line);
@@ -225,12 +246,17 @@ function follow(view) {
     canvas.addEventListener(kind, (event) => held.delete(event.pointerId));
   }
   canvas.addEventListener("dblclick", (event) => zoomBy(view, 2, placeOf(view, event)));
-  canvas.addEventListener("wheel", (event) => {
-    if (event.ctrlKey || event.metaKey) { // else the page scrolls
-      event.preventDefault();
-      zoomBy(view, event.deltaY < 0 ? 1.2 : 1 / 1.2, placeOf(view, event));
-    }
-  }, { passive: false });
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      if (event.ctrlKey || event.metaKey) {
+        // else the page scrolls
+        event.preventDefault();
+        zoomBy(view, event.deltaY < 0 ? 1.2 : 1 / 1.2, placeOf(view, event));
+      }
+    },
+    { passive: false },
+  );
   canvas.addEventListener("keydown", (event) => keyed(view, event));
 }
 

@@ -1,7 +1,13 @@
 // What is looked at: one state for all panels, and the map that it asks for.
 
 const LINES = { both: "y⁺ + y⁻", positive: "y⁺", negative: "y⁻", nuisance: "y~", y: "y" };
-const PARTS = [["both", "Both"], ["positive", "For"], ["negative", "Against"], ["nuisance", "Rest"], ["y", "c ⊙ x"]];
+const PARTS = [
+  ["both", "Both"],
+  ["positive", "For"],
+  ["negative", "Against"],
+  ["nuisance", "Rest"],
+  ["y", "c ⊙ x"],
+];
 const PART_TOLD = {
   both: "evidence for and against",
   positive: "evidence for, ∇⁺ ⊙ x",
@@ -12,8 +18,19 @@ const PART_TOLD = {
 
 let data = null; // the page's value, with its arrays
 const state = {
-  input: 0, kind: "paper", part: "both", channel: "all", mix: 65, at: 0, pixel: null, site: null, side: "positive",
-  chosen: null, line: "y", sort: "order", all: false,
+  input: 0,
+  kind: "paper",
+  part: "both",
+  channel: "all",
+  mix: 65,
+  at: 0,
+  pixel: null,
+  site: null,
+  side: "positive",
+  chosen: null,
+  line: "y",
+  sort: "order",
+  all: false,
 };
 const draw = {}; // the panels by name: draw.map() draws one anew
 
@@ -106,7 +123,8 @@ function lineOf(part) {
 }
 
 function scorePython(line) {
-  const whole = line === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${line}"]`;
+  const whole =
+    line === "both" ? '(result.scores["positive"] + result.scores["negative"])' : `result.scores["${line}"]`;
   return `${whole}[${data.about.image}]`;
 }
 
@@ -154,6 +172,7 @@ function viewOf(input, pick, small = false, at = null) {
 }
 
 function noView(input) {
-  const told = `This input has ${input.shape.length} axes, ${input.shape.join(" × ")}; a page draws up to four. Python has its maps.`;
+  const shape = `${input.shape.length} axes, ${input.shape.join(" × ")}`;
+  const told = `This input has ${shape}; a page draws up to four. Python has its maps.`;
   return { element: make("p", { class: "quiet" }, told), draw: () => {}, mixes: false };
 }

@@ -14,7 +14,16 @@ function drawSite() {
     place.replaceChildren();
     return;
   }
-  const head = make("h3", {}, node.name, make("span", { class: "quiet" }, ` ${node.kind}, ${node.shape.join(" × ") || "one number"}, reads ${node.inputs.join(" and ")}`));
+  const head = make(
+    "h3",
+    {},
+    node.name,
+    make(
+      "span",
+      { class: "quiet" },
+      ` ${node.kind}, ${node.shape.join(" × ") || "one number"}, reads ${node.inputs.join(" and ")}`,
+    ),
+  );
   const site = data.network.sites[node.name];
   if (!site) {
     place.replaceChildren(head, operatorText(node));
@@ -25,7 +34,15 @@ function drawSite() {
     change({ side, chosen: site[side].shown[0]?.channel ?? "all" }, "site");
     document.getElementById(`side-${side}`).focus();
   });
-  const left = make("div", { class: "channels" }, siteText(node, site), switcher, channelTable(site), siteSum(site), make("div", { class: "take" }, said(csv(channelRows(site[state.side])), "Copy channels")));
+  const left = make(
+    "div",
+    { class: "channels" },
+    siteText(node, site),
+    switcher,
+    channelTable(site),
+    siteSum(site),
+    make("div", { class: "take" }, said(csv(channelRows(site[state.side])), "Copy channels")),
+  );
   const right = make("div", { class: "seen" });
   place.replaceChildren(head, make("div", { class: "two" }, left, right));
   drawSeen(site, right);
@@ -37,8 +54,19 @@ function operatorText(node) {
     line.append(`Its gate is open at ${percent(node.open)} of its units. `);
   }
   if (node.constants) {
-    const given = (part) => number(node.constants[part], `result.split.ledger("${part}").by_node()["${node.name}"][${data.about.image}]`, { signed: true });
-    line.append("Its constants give ", given("y"), " to y, ", given("positive"), " to y⁺ and ", given("negative"), " to y⁻.");
+    const given = (part) =>
+      number(node.constants[part], `result.split.ledger("${part}").by_node()["${node.name}"][${data.about.image}]`, {
+        signed: true,
+      });
+    line.append(
+      "Its constants give ",
+      given("y"),
+      " to y, ",
+      given("positive"),
+      " to y⁺ and ",
+      given("negative"),
+      " to y⁻.",
+    );
   } else {
     line.append("It has no constants.");
   }
@@ -47,11 +75,20 @@ function operatorText(node) {
 
 function siteText(node, site) {
   const { carry, lean } = site;
-  const at = `dmbp.analysis.carries(result.split, ${data.about.image}).sites[${Object.keys(data.network.sites).indexOf(node.name)}]`;
-  return make("p", {},
-    "Passing here: ", number(carry.positive, `${at}.positive`, { signed: true }), " of y⁺ and ", number(carry.negative, `${at}.negative`, { signed: true }), " of y⁻; nuisance made: ",
-    number(carry.nuisance, `${at}.nuisance`, { signed: true }), `. Of ${lean.units.toLocaleString("en")} units ${lean.live.toLocaleString("en")} can learn; of these `,
-    `${percent(lean.positive)} lean to y⁺, ${percent(lean.negative)} to y⁻.`);
+  const place = Object.keys(data.network.sites).indexOf(node.name);
+  const at = `dmbp.analysis.carries(result.split, ${data.about.image}).sites[${place}]`;
+  return make(
+    "p",
+    {},
+    "Passing here: ",
+    number(carry.positive, `${at}.positive`, { signed: true }),
+    " of y⁺ and ",
+    number(carry.negative, `${at}.negative`, { signed: true }),
+    " of y⁻; nuisance made: ",
+    number(carry.nuisance, `${at}.nuisance`, { signed: true }),
+    `. Of ${lean.units.toLocaleString("en")} units ${lean.live.toLocaleString("en")} can learn; of these `,
+    `${percent(lean.positive)} lean to y⁺, ${percent(lean.negative)} to y⁻.`,
+  );
 }
 
 function channelTable(site) {
@@ -59,26 +96,62 @@ function channelTable(site) {
   const side = site[state.side];
   const heads = ["channel", `part of y${sign}`, `value h${sign}`, `mask ${mask}`, `gradient g${sign}`];
   const rows = side.shown.map((channel) => {
-    const name = make("button", { type: "button", class: "choose", "aria-pressed": String(state.chosen === channel.channel) }, String(channel.channel));
+    const name = make(
+      "button",
+      { type: "button", class: "choose", "aria-pressed": String(state.chosen === channel.channel) },
+      String(channel.channel),
+    );
     name.addEventListener("click", () => chooseChannel(channel.channel));
     const means = (name) => `${passingPython()}.means(${data.about.image})["${name}"][${channel.channel}]`;
     const part = `${passingPython()}.channels(${data.about.image})[${channel.channel}]`;
-    const cells = [[channel.part, true, part], [channel.value, false, means("value")], [channel.mask, false, means("mask")], [channel.gradient, true, means("gradient")]];
-    const row = make("tr", { class: state.chosen === channel.channel ? "chosen" : "" }, make("td", {}, name), ...cells.map(([value, signed, python]) => make("td", {}, number(value, python, { signed, figures: 3 }))));
+    const cells = [
+      [channel.part, true, part],
+      [channel.value, false, means("value")],
+      [channel.mask, false, means("mask")],
+      [channel.gradient, true, means("gradient")],
+    ];
+    const row = make(
+      "tr",
+      { class: state.chosen === channel.channel ? "chosen" : "" },
+      make("td", {}, name),
+      ...cells.map(([value, signed, python]) => make("td", {}, number(value, python, { signed, figures: 3 }))),
+    );
     row.addEventListener("click", (event) => event.target.closest("button") ?? chooseChannel(channel.channel));
     return row;
   });
   const others = side.channels - side.shown.length;
   if (others > 0) {
     const part = side.part - total(side.shown.map((channel) => channel.part));
-    const name = make("button", { type: "button", class: "choose", "aria-pressed": String(state.chosen === "others") }, `${others} ${others === 1 ? "other" : "others"}`);
+    const name = make(
+      "button",
+      { type: "button", class: "choose", "aria-pressed": String(state.chosen === "others") },
+      `${others} ${others === 1 ? "other" : "others"}`,
+    );
     name.addEventListener("click", () => chooseChannel("others"));
-    rows.push(make("tr", { class: state.chosen === "others" ? "chosen" : "" }, make("td", {}, name), make("td", {}, number(part, "", { signed: true, figures: 3 })), make("td", { colspan: 3 }, "")));
+    rows.push(
+      make(
+        "tr",
+        { class: state.chosen === "others" ? "chosen" : "" },
+        make("td", {}, name),
+        make("td", {}, number(part, "", { signed: true, figures: 3 })),
+        make("td", { colspan: 3 }, ""),
+      ),
+    );
   }
   const positions = total1(data.network.nodes.find((node) => node.name === state.site).shape.slice(1));
   const none = side.shown.length ? "" : `No channel of this site speaks ${word} the score. `;
   const caption = none + captionOf(positions);
-  return make("div", { class: "table" }, make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows)));
+  return make(
+    "div",
+    { class: "table" },
+    make(
+      "table",
+      {},
+      make("caption", {}, caption),
+      make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
+      make("tbody", {}, ...rows),
+    ),
+  );
 }
 
 function passingPython() {
@@ -90,15 +163,26 @@ function seenPython(channel) {
 }
 
 function channelRows(side) {
-  const rows = side.shown.map((each) => [state.site, state.side, each.channel, each.part, each.value, each.mask, each.gradient, each.pixels]);
+  const rows = side.shown.map((each) => [
+    state.site,
+    state.side,
+    each.channel,
+    each.part,
+    each.value,
+    each.mask,
+    each.gradient,
+    each.pixels,
+  ]);
   const all = [state.site, state.side, "all", side.part, null, null, null, side.all.pixels];
   return [["site", "side", "channel", "part", "value", "mask", "gradient", "from_input"], ...rows, all];
 }
 
 function captionOf(positions) {
-  return positions > 1
-    ? `Values, masks and gradients are means over ${positions.toLocaleString("en")} positions; the part is the sum of their products.`
-    : "Part = value × mask × gradient.";
+  if (positions === 1) {
+    return "Part = value × mask × gradient.";
+  }
+  const means = `Values, masks and gradients are means over ${positions.toLocaleString("en")} positions`;
+  return `${means}; the part is the sum of their products.`;
 }
 
 function chooseChannel(channel) {
@@ -121,11 +205,29 @@ function siteSum(site) {
   ];
   const buttons = { others: "others", around: "around", whole: "whole", channels: "all" };
   const list = rows.map(([key, name, value, line]) => {
-    const choose = make("button", { type: "button", class: "choose", "aria-pressed": String(state.chosen === buttons[key]) }, name);
+    const choose = make(
+      "button",
+      { type: "button", class: "choose", "aria-pressed": String(state.chosen === buttons[key]) },
+      name,
+    );
     choose.addEventListener("click", () => chooseChannel(buttons[key]));
-    return make("tr", { class: key === "whole" ? "whole" : "" }, make("td", {}, choose), make("td", {}, number(value, line, { signed: true })));
+    return make(
+      "tr",
+      { class: key === "whole" ? "whole" : "" },
+      make("td", {}, choose),
+      make("td", {}, number(value, line, { signed: true })),
+    );
   });
-  return make("div", { class: "table" }, make("table", { class: "sums" }, make("caption", {}, `What comes from the input in y${sign}: parts sum to the whole. Choose one to see its map.`), make("tbody", {}, ...list)));
+  return make(
+    "div",
+    { class: "table" },
+    make(
+      "table",
+      { class: "sums" },
+      make("caption", {}, `What comes from the input in y${sign}: parts sum to the whole. Choose one to see its map.`),
+      make("tbody", {}, ...list),
+    ),
+  );
 }
 
 // The map of what is chosen, and what it sums to.
@@ -158,7 +260,10 @@ function blocked(values, input, block) {
   const coarse = input.axes.map((size) => Math.ceil(size / block));
   const sums = new Float64Array(total1(coarse));
   values.forEach((value, i) => {
-    const at = places(i, fine).reduce((index, place, axis) => index * coarse[axis] + Math.floor((place * input.block) / block), 0);
+    const at = places(i, fine).reduce(
+      (index, place, axis) => index * coarse[axis] + Math.floor((place * input.block) / block),
+      0,
+    );
     sums[at] += value;
   });
   return sums;
@@ -174,11 +279,30 @@ function drawSeen(site, place) {
   const view = viewOf(input, (index) => tellSeen(index, map, input, reading), true);
   const reading = make("p", { class: "quiet reading-line" }, "Point at a place to read it.");
   const { word, sign } = SIDE_TOLD[state.side];
-  const named = { all: "the channels shown, together", others: "the other channels", around: "what passes no unit of this site", whole: "the whole map" };
+  const named = {
+    all: "the channels shown, together",
+    others: "the other channels",
+    around: "what passes no unit of this site",
+    whole: "the whole map",
+  };
   const channel = site[state.side].shown.find((each) => each.channel === state.chosen);
-  const title = make("p", {}, "What ", make("b", {}, channel ? `channel ${state.chosen}` : named[state.chosen]), ` sees ${word} the score. Sum `, number(total(map.values), channel && data.inputs.length === 1 ? `${seenPython(channel.channel)}.sum()` : "", { signed: true }), ".");
+  const title = make(
+    "p",
+    {},
+    "What ",
+    make("b", {}, channel ? `channel ${state.chosen}` : named[state.chosen]),
+    ` sees ${word} the score. Sum `,
+    number(total(map.values), channel && data.inputs.length === 1 ? `${seenPython(channel.channel)}.sum()` : "", {
+      signed: true,
+    }),
+    ".",
+  );
   if (channel) {
-    title.append(" With ", number(channel.part - channel.pixels, "", { signed: true }), ` from constants before this site, its part of y${sign}.`);
+    title.append(
+      " With ",
+      number(channel.part - channel.pixels, "", { signed: true }),
+      ` from constants before this site, its part of y${sign}.`,
+    );
   }
   place.append(title, view.element, reading);
   view.draw({ ...map, mix: 70 });
@@ -187,5 +311,9 @@ function drawSeen(site, place) {
 function tellSeen(index, map, input, line) {
   const value = map.values[blockIndex(index, input.axes, map.block)];
   const where = places(index, input.axes).join(", ");
-  line.replaceChildren(`At [${where}]: `, number(value, "", { signed: true }), map.block > 1 ? ` in its block of ${input.axes.map(() => map.block).join(" × ")}.` : "");
+  line.replaceChildren(
+    `At [${where}]: `,
+    number(value, "", { signed: true }),
+    map.block > 1 ? ` in its block of ${input.axes.map(() => map.block).join(" × ")}.` : "",
+  );
 }

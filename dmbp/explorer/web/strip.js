@@ -7,17 +7,32 @@ const LANES_OF_STRIP = [
   ["constants", (node) => node.constants?.y, "bias"],
 ];
 
+const WITHOUT_NETWORK = `This explanation was read from a file, which holds its numbers and not its network. A page made
+where the network is at hand shows its operators and the channels of each site.`;
+
 function startStrip() {
   const place = document.getElementById("strip");
   if (!data.network) {
-    place.append(make("p", { class: "quiet" }, "This explanation was read from a file, which holds its numbers and not its network. A page made where the network is at hand shows its operators and the channels of each site."));
+    place.append(make("p", { class: "quiet" }, WITHOUT_NETWORK));
     draw.site = () => {};
     return;
   }
   const nodes = data.network.nodes.map((node) => ({ ...node, ...data.network.sites[node.name] }));
-  const ranges = Object.fromEntries(LANES_OF_STRIP.map(([name, value]) => [name, rangeOf(nodes.map((node) => value(node) ?? 0))]));
-  const names = make("div", { class: "lane-titles" }, ...LANES_OF_STRIP.map(([name]) => make("span", {}, name)), make("span", {}, "masks lean"), make("span", { class: "last" }, "operator"));
-  const columns = make("div", { class: "columns", role: "group", "aria-label": "Operators of the network" }, ...nodes.map((node) => columnOf(node, ranges)));
+  const ranges = Object.fromEntries(
+    LANES_OF_STRIP.map(([name, value]) => [name, rangeOf(nodes.map((node) => value(node) ?? 0))]),
+  );
+  const names = make(
+    "div",
+    { class: "lane-titles" },
+    ...LANES_OF_STRIP.map(([name]) => make("span", {}, name)),
+    make("span", {}, "masks lean"),
+    make("span", { class: "last" }, "operator"),
+  );
+  const columns = make(
+    "div",
+    { class: "columns", role: "group", "aria-label": "Operators of the network" },
+    ...nodes.map((node) => columnOf(node, ranges)),
+  );
   const longest = Math.max(...nodes.map((node) => node.name.length));
   place.style.setProperty("--label", `${Math.min(10.4, 2.2 + 0.44 * longest)}rem`);
   place.append(names, columns);
@@ -55,13 +70,27 @@ function columnOf(node, ranges) {
   const lanes = LANES_OF_STRIP.map(([name, value, kind]) => laneOf(value(node), ranges[name], kind));
   const told = [node.name, node.kind, node.shape.join(" × ")];
   if (node.site) {
-    told.push(`y⁺ ${format(node.carry.positive, { signed: true })}, y⁻ ${format(node.carry.negative, { signed: true })}, y~ made ${format(node.carry.nuisance, { signed: true })}`);
+    const { positive, negative, nuisance } = node.carry;
+    const [plus, minus, made] = [positive, negative, nuisance].map((value) => format(value, { signed: true }));
+    told.push(`y⁺ ${plus}, y⁻ ${minus}, y~ made ${made}`);
   }
   if (node.constants) {
     told.push(`constants ${format(node.constants.y, { signed: true })}`);
   }
-  const column = make("button", { type: "button", class: node.site ? "column masked" : "column", title: told.join("\n"), "aria-label": told.join(", "), "aria-pressed": "false", "data-node": node.name },
-    ...lanes, leanBar(node), make("span", { class: "label" }, node.name));
+  const column = make(
+    "button",
+    {
+      type: "button",
+      class: node.site ? "column masked" : "column",
+      title: told.join("\n"),
+      "aria-label": told.join(", "),
+      "aria-pressed": "false",
+      "data-node": node.name,
+    },
+    ...lanes,
+    leanBar(node),
+    make("span", { class: "label" }, node.name),
+  );
   column.addEventListener("click", () => chooseSite(node.name));
   return column;
 }
@@ -83,7 +112,11 @@ function leanBar(node) {
   const bar = make("span", { class: "lane lean" });
   if (node.lean?.units) {
     const live = node.lean.live / node.lean.units;
-    for (const [kind, share] of [["for", node.lean.positive], ["undecided", node.lean.undecided], ["against", node.lean.negative]]) {
+    for (const [kind, share] of [
+      ["for", node.lean.positive],
+      ["undecided", node.lean.undecided],
+      ["against", node.lean.negative],
+    ]) {
       const part = make("span", { class: kind });
       part.style.height = `${100 * live * (share ?? 0)}%`;
       bar.append(part);
@@ -101,12 +134,46 @@ function chooseSite(name) {
 }
 
 function networkRows() {
-  const heads = ["operator", "kind", "shape", "positive_passing", "negative_passing", "first_positive", "first_negative", "nuisance_made", "constants_y", "constants_positive", "constants_negative",
-    "units", "live", "lean_positive", "lean_negative", "lean_undecided", "mean_mask"];
+  const heads = [
+    "operator",
+    "kind",
+    "shape",
+    "positive_passing",
+    "negative_passing",
+    "first_positive",
+    "first_negative",
+    "nuisance_made",
+    "constants_y",
+    "constants_positive",
+    "constants_negative",
+    "units",
+    "live",
+    "lean_positive",
+    "lean_negative",
+    "lean_undecided",
+    "mean_mask",
+  ];
   const rows = data.network.nodes.map((node) => {
     const { carry, lean } = data.network.sites[node.name] ?? {};
-    return [node.name, node.kind, node.shape.join("×"), carry?.positive, carry?.negative, carry?.first_positive, carry?.first_negative, carry?.nuisance,
-      node.constants?.y, node.constants?.positive, node.constants?.negative, lean?.units, lean?.live, lean?.positive, lean?.negative, lean?.undecided, lean?.mean].map((cell) => cell ?? null);
+    return [
+      node.name,
+      node.kind,
+      node.shape.join("×"),
+      carry?.positive,
+      carry?.negative,
+      carry?.first_positive,
+      carry?.first_negative,
+      carry?.nuisance,
+      node.constants?.y,
+      node.constants?.positive,
+      node.constants?.negative,
+      lean?.units,
+      lean?.live,
+      lean?.positive,
+      lean?.negative,
+      lean?.undecided,
+      lean?.mean,
+    ].map((cell) => cell ?? null);
   });
   return [heads, ...rows];
 }
