@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from math import inf, nan, prod
 from time import perf_counter
 
 import torch
@@ -72,7 +72,8 @@ def segment(
     dead, flips nowhere.
 
     Raises LinregError for inputs that do not fit; for a network that fixes the number of its inputs; for one that jumps
-    by another rule than a comparison; and, before or while it works, where there are more than `limit` pieces.
+    by another rule than a comparison; and, before or while it works, where more than `limit` pieces do not reach its
+    end.
     """
     check_by(by)
     graph, (a, b) = inputs_of(graph, a=a, b=b)
@@ -113,7 +114,7 @@ def density(
 
     Their directions are random, the seed is 0 without a `generator`. Raises LinregError as `segment`.
     """
-    if not radius > 0 or lines < 2:
+    if not 0 < radius < inf or lines < 2:
         raise LinregError(f"a density needs a radius above 0 and two lines or more, not {radius} and {lines}")
     graph, (x,) = inputs_of(graph, x=x)
     generator, counts = generator or torch.Generator().manual_seed(0), []
@@ -158,7 +159,10 @@ def _estimate(
 
 
 def _checked(stretch: tuple[float, float]) -> tuple[float, float]:
-    start, stop = (float(end) for end in stretch)
+    try:
+        start, stop = (float(end) for end in stretch)
+    except (TypeError, ValueError):
+        start = stop = nan
     if not 0 <= start < stop <= 1:
         raise LinregError(f"a stretch is a pair of numbers with 0 ≤ start < stop ≤ 1, not {stretch!r}")
     return start, stop

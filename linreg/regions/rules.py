@@ -54,7 +54,7 @@ def rule_errors(
         gaps.append(float(approximate.sum()) - change)
         norm = float(exact.abs().sum())
         distances.append(float((approximate - exact).abs().sum()) / norm if norm else 0.0)
-    return RuleErrors(rule, tuple(steps), torch.tensor(gaps), torch.tensor(distances))
+    return RuleErrors(rule, tuple(steps), *(torch.tensor(each, dtype=torch.float64) for each in (gaps, distances)))
 
 
 def gaps(segment: Segment, target: Target, steps: Sequence[int], rule: str) -> Tensor:
@@ -64,15 +64,15 @@ def gaps(segment: Segment, target: Target, steps: Sequence[int], rule: str) -> T
     for m in steps:
         places, weights = _stretched(segment, RULES[rule](m))
         found.append(float((weights * slopes[segment.piece(places)]).sum() - (ends[-1] - starts[0])))
-    return torch.tensor(found)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _in_steps(segment: Segment, target: Target, nodes: Nodes) -> Tensor:
     places, weights = _stretched(segment, nodes)
-    total = torch.zeros_like(segment.a, dtype=torch.float64)
+    total, score = torch.zeros_like(segment.a, dtype=torch.float64), cotangent(target, segment.starts[:1])
     for t, w in zip(places.split(64), weights.split(64), strict=True):
         lin = segment.graph.linearize(segment.points(t))
-        gradient = lin.adjoint(cotangent(target, lin.output)).double()
+        gradient = lin.adjoint(score.expand_as(lin.output)).double()
         total += torch.tensordot(w.to(gradient.device), gradient, 1)
     return (total * (segment.b - segment.a).double()).flatten()
 
