@@ -54,7 +54,7 @@ def along(
     [[0.0, 0.0], [0.0, 1.5]]
     """
     for site, mask in masks.items():
-        if not isinstance(mask, Tensor) or len(mask) != 1:
+        if not isinstance(mask, Tensor) or mask.shape[:1] != (1,):
             raise DmbpError(f"the masks of a line are those of one image: that of '{site}' must have shape (1, …)")
     if size < 1:
         raise DmbpError(f"1 piece or more goes through the network at a time, not {size}")

@@ -18,6 +18,8 @@ def run(options: argparse.Namespace) -> None:
     if (options.to or options.out) and not options.regions:
         raise DmbpError("--to and --out say more of a region: give --regions too")
     question = ask(options)
+    if options.regions and not isinstance(question.x, Tensor):
+        raise DmbpError("--regions is for networks of one input: in Python, linreg.regions takes several in a row")
     to = another(question, options.to, options) if options.to else None
     lin = question.graph.linearize(question.x)
     summary: dict[str, Any] = {"model": question.model.name, "nodes": [], "targets": []}

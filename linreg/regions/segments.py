@@ -237,8 +237,9 @@ def inputs_of(graph: OperatorGraph, **given: Given) -> tuple[OperatorGraph, list
         names = ", ".join(repr(entry.name) for entry in graph.inputs.fixed)
         raise LinregError(f"the network holds {names} fixed: bind it first, graph.bind({{name: value}})")
     if graph.batch is not None:
+        advice = ": trace it with what is held fixed the same for all images, not one for each" if graph.bound else ""
         raise LinregError(
-            f"this network takes {graph.batch} images at a time and no other number: a line needs one that takes any"
+            f"this network takes {graph.batch} at a time and no other number, and a line is many inputs{advice}"
         )
     found = []
     for name, value in given.items():
