@@ -69,6 +69,7 @@
 # | $v$ | the average of squared gradients that RMSprop keeps | 5 |
 # | $d$, $y_d$ | how many gates a path passes; the share of all paths of $d$ gates | 6 |
 # | $y^+_l$, $y^-_l$, $y^\sim_l$ | what enters $y^+$ and $y^-$, and what turns mixed, at site $l$ | 6 |
+# | $\nabla^+$, $\nabla^-$, $\nabla^\sim$ | the gradients of $F^+$ and $F^-$, and what is left of $c$ | 7 |
 # | $c^+$, $c^-$ | the parts of a map's $c$ that raise and that lower the score | 7 |
 # | $\gamma_k$ | the weights of Grad-CAM's channels | 7 |
 # | $\psi$ | FullGrad's absolute value, stretched to the range from 0 to 1 | 7 |
@@ -76,11 +77,12 @@
 # | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
 # | $k_i$, $n$ | the knots between pieces, and how many pieces there are | 8 |
 # | $\varepsilon$ | the largest error of a curve that is taken by pieces | 8 |
-# | $\beta_l$ | what the constants give of $h_l$ | 9 |
+# | $H_l$, $\beta_l$ | layer $l$ seen from the input: $h_l = H_l\, x + \beta_l$, where $\beta_l$ is from the constants | 9 |
 # | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
 # | $q$, $a_l(q)$ | a place of a layer, and what the layer's biases give of the score there | 9 |
 # | $\Lambda_l$ | the hat that spreads a place over the pixels around it | 9 |
 # | $\rho$ | a rank correlation | 9 |
+# | $S$, $e(x)$ | Sobel's filter, and the edges that it finds in $x$ | 9 |
 # | $p_i$ | the probability of a class after $i$ steps of insertion | 9 |
 # | $x'$, $y'$, $c'$ | another input; score and gradient on the other side of a wall | 11 |
 # | $z_k$ | what arrives at gate $k$, one number; $k$ goes through the gates of all layers | 11 |

@@ -233,7 +233,10 @@ assert abs(shares[2]) > abs(shares[0]) > abs(shares[1])
 # $1 - \sigma$. By Eq. (14) the score of the masked network is the sum of gradient times
 # input and of gradient times bias:
 #
-# $$P(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
+# $$\begin{aligned}
+# P(\sigma) &= \nabla_x F^+(x)^\top x \\
+# &\quad + \sum_l \nabla_{b_l} F^+(x)^\top b_l
+# \end{aligned}$$
 #
 # The positive part of the score is the masked network's score with $\sigma$, the
 # negative part is its score with $1 - \sigma$. What is left, Algorithm 1 calls the

@@ -133,7 +133,10 @@ legend = ax.legend(loc="upper right")
 # the biases of Eq. (14), says how to get $y^+$ from one backward pass in which the
 # gradient that arrives at each site is multiplied by its mask:
 #
-# $$y^+(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
+# $$\begin{aligned}
+# y^+(\sigma) &= \nabla_x F^+(x)^\top x \\
+# &\quad + \sum_l \nabla_{b_l} F^+(x)^\top b_l
+# \end{aligned}$$
 #
 # Here are the hook and the pass again, exactly as in lesson 4.
 

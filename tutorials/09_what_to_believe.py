@@ -201,7 +201,10 @@ assert min(mixtures["digits, VGG"]) > 0.7
 # %% [markdown]
 # ## Eq. (8): one number changed, and the same function
 #
-# $$F_K(x) = F(x) + \sum_l \big[\, r_l * K - r_l * K \,\big] = F(x)$$
+# $$\begin{aligned}
+# F_K(x) &= F(x) + \sum_l \big[\, r_l * K - r_l * K \,\big] \\
+# &= F(x)
+# \end{aligned}$$
 #
 # Is it the constants? An experiment tells: change them, and nothing else. We give each
 # hidden map of the VGG network two more channels. They look at nothing and hand on a
@@ -289,7 +292,7 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 # ## Eq. (14) as a picture: the complete map
 #
 # $$\begin{gathered}
-# \mathrm{map}_i = \sum_{\text{colours}} (\nabla_x F \odot x)_i
+# \mathrm{map}_i = \sum_{\text{colours}} (\nabla_x F \odot x)_i \\
 # + \sum_l \sum_q \Lambda_l(i, q)\, a_l(q), \\
 # a_l(q) = \sum_{\text{channels}} (\nabla_{z_l} F \odot b_l)(q), \\
 # \sum_i \Lambda_l(i, q) = 1
@@ -303,8 +306,8 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 # over the pixels around its centre by a *hat* Λ: full weight at the centre, none at the
 # centre of the next place. Each hat sums to one, so nothing is lost.
 #
-# The VGG network halves its maps four times. With a step of s pixels from place to
-# place, the centres are at s q + (s − 1) / 2.
+# The VGG network halves its maps four times. With a step of m pixels from place to
+# place, the centres are at m q + (m − 1) / 2.
 
 
 # %%
@@ -467,7 +470,8 @@ for k, name in enumerate(("cat", "espresso")):
 # ## Eq. (9): the verdict
 #
 # $$\begin{gathered}
-# \text{hidden} = \frac{|y^+ - \sum a^+| + |y^- - \sum a^-|}{|y^+| + |y^-|}, \\
+# \text{hidden} = \\
+# \frac{|y^+ - \sum a^+| + |y^- - \sum a^-|}{|y^+| + |y^-|}, \\
 # \text{growth} = \frac{y^+}{|y|}
 # \end{gathered}$$
 #
@@ -532,7 +536,8 @@ labels = ax.set(xlabel="hidden part", ylabel="growth", xlim=(0, 1.1), ylim=(0, 1
 #
 # $$\begin{gathered}
 # W_l \sim \mathcal N(0, \overline{W_l^2}), \\
-# \rho = \text{rank correlation of the maps before and after}
+# \rho = \text{rank correlation of the maps} \\
+# \text{before and after}
 # \end{gathered}$$
 #
 # The first way to be misled: a map that looks right, and does not depend on what the

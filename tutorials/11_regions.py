@@ -61,7 +61,8 @@ def close(one, other):
 #
 # $$\begin{aligned}
 # z_1(x') &= W_1 x' + b_1 \\
-# z_2(x') &= W_2 \,\mathrm{diag}(\mathcal H(z_1(x)))\, z_1(x') + b_2
+# z_2(x') &= W_2 \,\mathrm{diag}(\mathcal H(z_1(x)))\, z_1(x') \\
+# &\quad + b_2
 # \end{aligned}$$
 #
 # We take two layers of eight units, in the plane, with biases. (In this equation 1 and
