@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import dmbp
+from dmbp.account import elementwise
 from dmbp.analysis import carries
 from dmbp.datasets import sample_pairs
 from dmbp.explorer import site_channels as site_channels  # the page's lines of Python name it
@@ -138,6 +139,8 @@ def whole(result: dmbp.Result, part: str, image: int) -> float:
 
 def check_sums(window: Window, result: dmbp.Result, image: int) -> None:
     """What is written and what is drawn, against the library: maps, parts, learning, sites, ledger."""
+    magnitude = sum(result.shares[line].terms[:, image].abs().sum().item() for line in LINES)  # Σ|terms|
+    magnitude += sum(elementwise(result.account, line)[image].abs().sum().item() for line in LINES)
     for place, line in enumerate(LINES):
         near(window.number("#split", place), result.scores[line][image].item(), 0)
     if window.page.locator("label[for=kind-paper]").count():
@@ -158,7 +161,8 @@ def check_sums(window: Window, result: dmbp.Result, image: int) -> None:
         shares = window.js("data.ledger.map((row) => row[state.line])")
         written = window.page.evaluate(VALUES, "#ledger tbody .number")
         assert written == shares
-        near(sum(written), result.scores[line][image].item(), sum(map(abs, shares)))
+        near(sum(written), (result.shares[line].input_share + result.shares[line].bias_share)[image].item(), magnitude)
+        near(sum(written), result.scores[line][image].item(), magnitude)
 
 
 def check_sites(window: Window, result: dmbp.Result, image: int) -> None:

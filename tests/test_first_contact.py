@@ -103,15 +103,16 @@ def test_help_says_what_words_do(run: Run) -> None:
 
 
 def test_a_network_of_another_size_gets_the_recipe(tmp_path: Path) -> None:
-    """And the recipe works."""
-    (tmp_path / "small.py").write_text(
-        "from torch import nn\nfrom dmbp.images import Preprocess\nfrom dmbp.models import Model\n"
-        "def network():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))\n"
-        "def model():\n    return Model('small', network(), Preprocess((32, 32), (0.5,) * 3, (0.2,) * 3))\n"
+    """And the recipe works as it stands, pasted at the end of the file."""
+    small = tmp_path / "small.py"
+    small.write_text(
+        "from torch import nn\ndef network():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))\n"
     )
-    with pytest.raises(DmbpError, match=r"dmbp.models.Model\('name', network, dmbp.images.Preprocess\(size=\(H, W\)"):
-        load_model(f"{tmp_path / 'small.py'}:network").classes()
-    assert load_model(f"{tmp_path / 'small.py'}:model").classes() == 5
+    with pytest.raises(DmbpError, match=r"Say what it takes, at the end of .*small\.py") as caught:
+        load_model(f"{small}:network").classes()
+    recipe = [line[4:] for line in str(caught.value).splitlines() if line.startswith("    ") or not line]
+    small.write_text(small.read_text() + "\n".join(recipe) + "\n")
+    assert load_model(f"{small}:explained").classes() == 5
 
 
 # ---- processes without a terminal ----

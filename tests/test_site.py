@@ -77,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
     out = tmp_path_factory.mktemp("site").resolve() / "site"
     options = ["-q", "-W", "-D", "nb_execution_mode=off", "-c", FOLDER / "site"]
     made = subprocess.run(
-        [sys.executable, "-m", "sphinx", *options, FOLDER, out], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "sphinx", *options, FOLDER, out], capture_output=True, text=True, timeout=900
     )
     assert made.returncode == 0, made.stdout + made.stderr
     return {path.relative_to(out).as_posix(): Page(path) for path in sorted(out.rglob("*.html"))}

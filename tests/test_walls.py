@@ -10,6 +10,8 @@ import nets
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from random_networks import Network, networks
 from scipy.spatial import HalfspaceIntersection
 from torch import Tensor, nn
 
@@ -134,6 +136,28 @@ def test_a_region_ends_where_a_forward_pass_says(name: str) -> None:
         assert not same_piece(graph, x, beyond).any()
 
 
+@settings(
+    max_examples=30, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(networks())
+def test_regions_of_random_networks_end_where_a_forward_pass_says(network: Network) -> None:
+    """Of every gate, selection and comparison, in whatever is put together of them."""
+    model, x = network.model(), network.input(1)
+    graph = linreg.trace(model, network.input(network.images))
+    if graph.batch is not None:
+        return
+    region = regions.inequalities(graph.linearize(x))
+    directions = torch.randn(6, *x.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    for direction in directions if len(region) else ():
+        step = regions.exits(region, direction).amin()
+        if step.isfinite():
+            assert step > 1e-9
+            points = x + torch.tensor([0.5, 1 - 1e-6, 1 + 1e-6]).view(-1, *[1] * (x.dim() - 1)) * step * direction
+            assert region.contains(points).tolist() == [True, True, False]
+            assert same_piece(graph, x, points).tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("name", ["chain_with_biases", "gates", "selections", "topk", "where", "unpool", "shrink"])
 def test_membership_is_equality_of_patterns(name: str) -> None:
     """At 10,000 random points, near and far."""
@@ -246,6 +270,10 @@ def test_walls_of_some_and_walls_of_the_map() -> None:
         n = regions.across(lin, wall) if wall is every[0] else None
         assert n is None or bool(n.jump().abs().max() > 1e-12) == (wall.label not in unseen)
     assert {label.unit for label in unseen if label.site == "3"} <= closed | {(u,) for u in range(4)}
+    hidden = [wall for wall in every if not regions.inequalities(lin).contains(wall.point[None], 1e-9).all()]
+    assert 0 < len(hidden) < len(every) - 1
+    with pytest.raises(LinregError, match="behind another wall"):
+        regions.across(lin, hidden[0])
     some = regions.walls(lin, 20, sites=("1",))
     assert [w.row for w in some] == [w.row for w in every if w.label.site == "1"] and not some.whole
     part = regions.walls(lin, 20, sample=3, seed=1)

@@ -77,7 +77,7 @@
 # | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
 # | $k_i$, $n$ | the knots between pieces, and how many pieces there are | 8 |
 # | $\varepsilon$ | the largest error of a curve that is taken by pieces | 8 |
-# | $H_l$, $\beta_l$ | layer $l$ seen from the input: $h_l = H_l\, x + \beta_l$, where $\beta_l$ is from the constants | 9 |
+# | $H_l$, $\beta_l$ | what the input and what the constants give: $h_l = H_l\, x + \beta_l$ | 9 |
 # | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
 # | $q$, $a_l(q)$ | a place of a layer, and what the layer's biases give of the score there | 9 |
 # | $\Lambda_l$ | the hat that spreads a place over the pixels around it | 9 |

@@ -201,10 +201,7 @@ assert min(mixtures["digits, VGG"]) > 0.7
 # %% [markdown]
 # ## Eq. (8): one number changed, and the same function
 #
-# $$\begin{aligned}
-# F_K(x) &= F(x) + \sum_l \big[\, r_l * K - r_l * K \,\big] \\
-# &= F(x)
-# \end{aligned}$$
+# $$F_K(x) = F(x) + \sum_l \big[\, r_l * K - r_l * K \,\big]$$
 #
 # Is it the constants? An experiment tells: change them, and nothing else. We give each
 # hidden map of the VGG network two more channels. They look at nothing and hand on a
@@ -293,7 +290,7 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 #
 # $$\begin{gathered}
 # \mathrm{map}_i = \sum_{\text{colours}} (\nabla_x F \odot x)_i \\
-# + \sum_l \sum_q \Lambda_l(i, q)\, a_l(q), \\
+# \qquad + \sum_l \sum_q \Lambda_l(i, q)\, a_l(q), \\
 # a_l(q) = \sum_{\text{channels}} (\nabla_{z_l} F \odot b_l)(q), \\
 # \sum_i \Lambda_l(i, q) = 1
 # \end{gathered}$$
@@ -536,8 +533,7 @@ labels = ax.set(xlabel="hidden part", ylabel="growth", xlim=(0, 1.1), ylim=(0, 1
 #
 # $$\begin{gathered}
 # W_l \sim \mathcal N(0, \overline{W_l^2}), \\
-# \rho = \text{rank correlation of the maps} \\
-# \text{before and after}
+# \rho = \text{rank correlation before and after}
 # \end{gathered}$$
 #
 # The first way to be misled: a map that looks right, and does not depend on what the

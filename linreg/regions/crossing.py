@@ -72,7 +72,7 @@ def across(lin: Linearization, wall: Wall) -> Neighbour:
     """The region beyond a wall, at the wall's nearest point, which must be on the rim of the region of `lin`.
 
     The first wall of `walls` is always such; the point of a later one may lie behind another wall. Raises LinregError
-    then, and where the arithmetic is too short to stand between two walls: float64 stands closer.
+    then, and where the arithmetic is too short for a point between two walls: float64 has more of them.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -82,6 +82,13 @@ def across(lin: Linearization, wall: Wall) -> Neighbour:
     >>> neighbour.turned, neighbour.jump()  # the second unit opens, of weight (1, −2)
     ({'1': [(1,)]}, tensor([[ 1., -2.]]))
     """
+    region = inequalities(lin)
+    rounding = 1024 * torch.finfo(lin.input.dtype).eps * region.slack.amax().item()
+    if not region.contains(wall.point[None], rounding).all():
+        raise LinregError(
+            f"the nearest point of the wall of {wall.label} lies behind another wall: take an earlier one, or a small "
+            "network's neighbours(polytope(lin)), which are at walls that bound the region"
+        )
     return _neighbour(lin, wall.label, wall.point[None], wall.normal / wall.normal.norm(), 1.0)
 
 
@@ -114,8 +121,8 @@ def _beyond(lin: Linearization, label: Label, point: Tensor, normal: Tensor, roo
         # The region ends before the wall, or, where it is still the old one, behind it.
         step = (step - back) / 2 if 0 < back < step else step / 2
     raise LinregError(
-        f"no point was found between the wall of {label} and the next, in {lin.input.dtype}: the point may not "
-        "be on the rim of the region, or float64 is needed"
+        f"no point was found between the wall of {label} and the next beyond, in {lin.input.dtype}: "
+        "trace the network in float64"
     )
 
 

@@ -114,7 +114,7 @@ def disagreements(a: Linearization, b: Linearization) -> dict[str, Tensor]:
     _check_sites(ours.keys() ^ theirs.keys())
     if len(a.input) != len(b.input):
         raise LinregError(
-            f"only two linearizations of as many images can be compared: {len(a.input)} and {len(b.input)}"
+            f"two linearizations of as many inputs are compared; these hold {len(a.input)} and {len(b.input)} images"
         )
     return {site: _differing(ours[site], theirs[site]) for site in ours}
 
