@@ -259,15 +259,17 @@ def test_errors_of_rules_are_those_of_their_gradients(rule: str) -> None:
     """The gap from the slopes is the sum of the map by autograd."""
     x = drawn(8, 2, 5)
     line = line_of(perceptron(5, 12, 12, 3), x[:1], x[1:])
-    errors = rule_errors(line, 1, (3, 10, 2000), rule)
-    assert torch.allclose(errors.gap.double(), gaps(line, 1, (3, 10, 2000), rule).double(), atol=1e-6)
+    errors = rule_errors(line, [1], (3, 10, 2000), rule)
+    with pytest.raises(linreg.LinregError, match="two or more each"):
+        rule_errors(line, 1, 5, rule)  # type: ignore[arg-type]
+    assert torch.allclose(errors.gap, gaps(line, 1, (3, 10, 2000), rule), atol=1e-12)
     assert errors.distance[2] < 0.2 * errors.distance[0]
     t, w = RULES[rule](10)
     points = line.points(t).requires_grad_()
     (gradient,) = torch.autograd.grad(line.graph.to_module()(points)[:, 1].sum(), points)
     literal = ((line.b - line.a) * (w[:, None] * gradient)).sum()
     change = line.score([1.0], 1) - line.score([0.0], 1)  # type: ignore[arg-type]
-    assert abs(literal - change - errors.gap[1]) < 1e-6
+    assert abs(literal - change - errors.gap[1]) < 1e-12
 
 
 def test_equal_maps_are_merged() -> None:

@@ -28,7 +28,7 @@ from linreg.regions.halfspaces import Inequalities, inequalities
 
 Array = NDArray[Any]
 Bounds = tuple[float | Tensor, float | Tensor]
-Wall = tuple[Array, float]  # a·v = b
+Hyperplane = tuple[Array, float]  # a and b of a·v = b
 
 LARGEST = 4_000_000  # numbers in A, for which a linear program takes some seconds
 METHOD = "highs-ipm"  # its interior point method, five times as fast as the simplex where rows are dense
@@ -144,7 +144,13 @@ class Polytope:
         return away._largest(self.A, away.b, unit, 1.0, reach=1.0)[1] > ROUNDING
 
     def _largest(
-        self, A: Array, b: Array, lengths: Array, most: float | None, equal: Wall | None = None, reach: float = inf
+        self,
+        A: Array,
+        b: Array,
+        lengths: Array,
+        most: float | None,
+        equal: Hyperplane | None = None,
+        reach: float = inf,
     ) -> tuple[Array, float]:
         """max r ≤ most with A v + r · lengths ≤ b, low + r ≤ v ≤ high − r, |v| ≤ reach, equal[0] · v = equal[1]."""
         size = self.A.shape[1]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
+from linreg.numerals import whole_number
 from linreg.regions.segments import Segment
 from linreg.target import Target, cotangent
 
@@ -42,8 +43,8 @@ def rule_errors(
     """
     if rule not in RULES:
         raise LinregError(f"rule must be one of {', '.join(map(repr, RULES))}, not {rule!r}")
-    if not steps or min(steps) < 2:
-        raise LinregError(f"a rule takes two steps or more, not {list(steps)}")
+    if not isinstance(steps, Sequence) or not steps or any((whole_number(m) or 0) < 2 for m in steps):
+        raise LinregError(f"steps is a list of numbers of steps, two or more each, not {steps!r}")
     if not segment.complete:
         raise LinregError(f"this line was broken off at t = {segment.t[-1]:g}: what is integrated must be whole")
     starts, ends = segment.scores(target)
