@@ -11,9 +11,13 @@
 #
 # **Time**: 30 minutes to read; twice that to type along and do the exercises.
 #
-# The equations are those of the paper by [Ruiz, Agudo and Moreno-Noguer
-# (2021)](https://doi.org/10.1109/ICCV48922.2021.00094), and keep their numbers. Every
-# lesson is a script. It checks what it says: wherever you see `assert`, the script
+# Two packages go with these lessons. `linreg` opens a network at one input and shows the
+# linear function inside. `dmbp` is the method of the paper that all lessons follow, by
+# [Ruiz, Agudo and Moreno-Noguer (2021)](https://doi.org/10.1109/ICCV48922.2021.00094).
+# It also brings the pictures and the trained networks. The equations are those of the
+# paper, and keep their numbers.
+#
+# Every lesson is a script. It checks what it says: wherever you see `assert`, the script
 # would stop if the line were not true. The code that only draws is folded away. You can
 # open it, but you lose nothing if you do not.
 
@@ -38,13 +42,16 @@
 # | $\hat W_l$ | $W_l$ with its gates on its outputs: the rows of closed units are 0 | 1 |
 # | $H_L$ | the product of all $\hat W_l$: from the input to the last gates | 1 |
 # | $\top$ | transposed: a column written as a row | 1 |
-# | $c$ | the weight that each input has in the score, here; it is the gradient | 1 |
+# | $\circ$ | one function after another: $f_2 \circ f_1$ takes $f_1$ first, then $f_2$ | 1 |
+# | $c$ | the weight that each input has in the score, near $x$; it is the gradient | 1 |
 # | $\odot$ | the product element by element, `*` in PyTorch | 1 |
 # | $a(x)$ | the attribution map: one number for each input | 1 |
-# | $\nabla_x F$ | the gradient of $F$ with respect to $x$; so for $b_l$, $h_l$ | 1 |
-# | $\check W_l$ | $W_l$ with the gates of the layer before on its inputs | 2 |
+# | $\nabla_x F$ | the gradient of $F$ with respect to $x$; in the same way for $b_l$ and $h_l$ | 1 |
+# | $i$, $j$, $k$ | numbers that count: pixels, units, steps; each page says which | 1 |
+# | $\check W_l$, $\check w$ | $W_l$ and $w$ with the gates of the layer before on their inputs | 2 |
 # | $\beta$ | the share that all biases together have in the score | 2 |
 # | $s$, $t$ | a slope and an offset: a gate, or a batch norm, is $s \odot z + t$ | 2 |
+# | $\epsilon$ | a tiny number that prevents a division by zero | 2 |
 # | $T_l$ | the matrix of a convolution | 3 |
 # | $M_\text{max}$, $M_\text{mean}$ | the matrices of a max pooling and an average pooling | 3 |
 # | $I$ | the identity matrix | 3 |
@@ -60,9 +67,9 @@
 # | $\mathcal L$ | the objective that learning makes small | 5 |
 # | $\theta_l$ | the logits of the masks: $\sigma_l = \mathrm{sigmoid}(\theta_l)$ | 5 |
 # | $v$ | the average of squared gradients that RMSprop keeps | 5 |
-# | $\epsilon$ | a tiny number that prevents a division by zero | 2 |
 # | $d$, $y_d$ | how many gates a path passes; the share of all paths of $d$ gates | 6 |
 # | $y^+_l$, $y^-_l$, $y^\sim_l$ | what enters $y^+$ and $y^-$, and what turns mixed, at site $l$ | 6 |
+# | $\nabla^+$, $\nabla^-$, $\nabla^\sim$ | the gradients of $F^+$ and $F^-$, and what is left of $c$ | 7 |
 # | $c^+$, $c^-$ | the parts of a map's $c$ that raise and that lower the score | 7 |
 # | $\gamma_k$ | the weights of Grad-CAM's channels | 7 |
 # | $\psi$ | FullGrad's absolute value, stretched to the range from 0 to 1 | 7 |
@@ -70,12 +77,18 @@
 # | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
 # | $k_i$, $n$ | the knots between pieces, and how many pieces there are | 8 |
 # | $\varepsilon$ | the largest error of a curve that is taken by pieces | 8 |
-# | $\beta_l$ | what the constants give of $h_l$ | 9 |
+# | $H_l$, $\beta_l$ | what the input and what the constants give: $h_l = H_l\, x + \beta_l$ | 9 |
 # | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
 # | $q$, $a_l(q)$ | a place of a layer, and what the layer's biases give of the score there | 9 |
 # | $\Lambda_l$ | the hat that spreads a place over the pixels around it | 9 |
 # | $\rho$ | a rank correlation | 9 |
+# | $S$, $e(x)$ | Sobel's filter, and the edges that it finds in $x$ | 9 |
 # | $p_i$ | the probability of a class after $i$ steps of insertion | 9 |
+# | $x'$, $y'$, $c'$ | another input; score and gradient on the other side of a wall | 11 |
+# | $z_k$ | what arrives at gate $k$, one number; $k$ goes through the gates of all layers | 11 |
+# | $g_k$, $\beta_k$ | the gradient of $z_k$, and what the constants give of it | 11 |
+# | $\kappa$ | how many times $g_k$ the gradient $c$ jumps at a wall | 11 |
+# | $\tau$ | how far along a line from one input to another: from 0 to 1 | 11 |
 
 # %%
 from collections import OrderedDict
@@ -114,14 +127,16 @@ def close(one, other):
 # \phi(z) &= \max(z, 0)
 # \end{aligned}$$
 #
-# There are $L$ such layers, and the first one gets the input: $h_0 = x$. At the end one
-# more row of weights, $w$, makes a single number out of $h_L$. We call this number the
-# *score*. This is Eq. (1):
+# There are $L$ such layers, and the first one gets the input: $h_0 = x$. The output has
+# one weight for each unit of the last layer. These weights are the vector $w$. As a row,
+# $w^\top$, they make a single number out of $h_L$. We call this number the *score*. This
+# is Eq. (1), where $\circ$ means that one function comes after another, the rightmost
+# first:
 #
 # $$y = F(x) = w^\top [f_L \circ \dots \circ f_1(x)]$$
 #
 # Our network has two inputs, so that we can draw them as a plane. It has two hidden
-# layers of eight units, and no biases. Biases come in lesson 2.
+# layers of eight units (neurons), and no biases. Biases come in lesson 2.
 
 # %%
 torch.manual_seed(161)
@@ -157,7 +172,8 @@ assert close(network(x)[0, 0], y)
 # A unit whose $z$ is positive is *open*: its gate lets the number through. The others
 # are *closed*. Which units are open depends on the input. We try all inputs on a fine
 # grid, note for each of them which of the sixteen gates are open, and count how many
-# different patterns there are.
+# different patterns there are. `unique` finds the different patterns and numbers them;
+# `region` holds, for each input, the number of its pattern.
 
 # %%
 side = torch.linspace(-1, 1, 401, dtype=torch.float64)
@@ -193,7 +209,8 @@ title = ax.set_title(f"{len(patterns)} linear regions; lines of equal score")
 # some colours appear twice.) The inputs that share a pattern are called a *linear
 # region*. Look at the black lines, which join inputs of equal score: inside a region
 # they are straight, parallel and evenly spaced, as they are for a linear function. They
-# bend only where the colour changes.
+# bend only where the colour changes. (At the bottom there are no lines, because there the
+# score hardly changes.)
 #
 # ## Eq. (3): a gate is a diagonal matrix
 #
@@ -230,6 +247,7 @@ for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
     drawn = ax.imshow(matrix.numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
     ax.set(title=name, xlabel="unit of $h_1$", xticks=range(8), yticks=range(8))
 axes[0].set_ylabel("unit of $h_2$")
+axes[1].set_xlabel("unit of $z_2$")
 colorbar = figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
 
 # %% [markdown]
@@ -240,7 +258,7 @@ colorbar = figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
 # which each module is a node with the name that we gave it. `linearize` runs the
 # network at `x` and freezes all gates as they are there. `matrix` then gives the matrix
 # of any stretch of the network: from the input to a node, or from the node `start` to
-# another node.
+# another node. In the table that `summary` makes, `open` is the share of open gates.
 
 # %%
 graph = linreg.trace(network, x)
@@ -286,7 +304,8 @@ assert close(gradient[0], c)
 
 # %% [markdown]
 # How far does this linear function reach? We compare it with the network at all inputs
-# of the plane.
+# of the plane. `here` marks the inputs that lie in the same region as $x$: those with
+# the pattern of the grid point nearest to $x$.
 
 # %%
 linear = (plane @ c).view(401, 401)
@@ -309,9 +328,10 @@ colorbar = figure.colorbar(drawn, label="difference, in units of the score")
 
 # %% [markdown]
 # Inside the region of $x$, the outlined wedge, the two are the same: the difference is
-# zero but for rounding, as the first assertion says. Outside they differ. There is one
-# more white line, to the left: along it the network and the linear function happen to
-# cross.
+# zero but for rounding, as the first assertion says. Outside they differ. Just below the
+# wedge the difference is so small that it looks white, but it is not zero. And on the
+# left, where red turns into blue, there is a white line: there the network and the linear
+# function happen to have the same value.
 #
 # ## Eq. (5): an attribution map
 #
@@ -330,7 +350,8 @@ assert close(a.sum(), y)
 # trained on pictures with two digits. It has ten outputs, one for each digit. We show
 # it a picture of a 3 and a 9, and ask for the score of "3". (For this network `matrix`
 # would be no good idea: the matrix of its first layer alone has 268 million entries.
-# `weight` never builds a matrix.)
+# `weight` never builds a matrix. And a large network rounds more often, so here we
+# compare a little less strictly than `close` does.)
 
 # %%
 digits = pretrained("digit-pairs").double()
@@ -369,11 +390,12 @@ for ax in axes:
 #
 # ## Exercises
 #
-# 1. Without biases the regions are wedges, and $F(2x) = 2F(x)$. Which step of the
-#    argument needs a *positive* factor?
-# 2. Move $x$ until the first gate turns. Does $y$ jump there? Does $c$?
-# 3. How many rows of $H_L$ are zero at most? How large can its rank be, if you know how
-#    many gates are open?
+# 1. Without biases the regions are wedges, and $F(2x) = 2F(x)$. Why? And why is
+#    $F(-2x)$ not $-2F(x)$?
+# 2. Move $x$ straight to the nearest place where a gate of layer 1 turns, and a little
+#    further. Does $y$ jump there? Does $c$?
+# 3. You know how many gates of each layer are open. How many rows of $H_L$ can be
+#    different from zero at most? How large can the rank of $H_L$ be?
 # 4. **Change a number and look.** Give the network 16 units in each hidden layer in
 #    place of 8. Are there more regions? Does anything else on this page stop being
 #    true?
@@ -382,7 +404,8 @@ for ax in axes:
 #    of the input sum to, and what is the score?
 
 # %% tags=["hide-cell"]
-# 1. φ(k z) = k φ(z) holds for k > 0 only: a negative factor closes what was open.
+# 1. In each layer a positive factor can be taken out: φ(k z) = k φ(z) for k > 0. A
+# negative factor closes what was open, and opens what was closed.
 assert close(network(2 * x), 2 * network(x))
 assert not torch.allclose(network(-2 * x), -2 * network(x), rtol=1e-3)
 
@@ -407,7 +430,8 @@ assert rows <= open2.sum()
 assert torch.linalg.matrix_rank(H) <= min(2, open1.sum(), open2.sum())
 
 # %% tags=["hide-cell"]
-# 4. There are more regions. On this page only the number 34 stops being true.
+# 4. There are more regions. Of the claims on this page only the number 34 (and "sixteen
+# gates") stops being true.
 wide1 = nn.Linear(2, 16, bias=False).double()
 wide2 = nn.Linear(16, 16, bias=False).double()
 wide_z1 = wide1(plane)

@@ -3,8 +3,9 @@
 #
 # **You will see** where a network's biases go. Lesson 1 left a debt: the map of its
 # trained network summed to 7.47, but the score was 10.79. You carry each bias to the
-# score by hand, `linreg` writes all of them into a *ledger*, and in the end the debt is
-# paid to the last digit.
+# score by hand, and `linreg` writes all of them into a *ledger*. (In bookkeeping this is
+# the book in which every amount has a line.) In the end the debt is paid to the last
+# digit.
 #
 # **You need** lesson 1: gates as diagonal matrices, and `trace`, `linearize` and
 # `matrix` of `linreg`.
@@ -148,8 +149,11 @@ assert (walk[at_origin] - beta).abs() > 0.1
 # \end{aligned}$$
 #
 # Compare this with lesson 1. There, in Eq. (3), the gates stood on the left of a
-# matrix, on its outputs, and blanked rows: $\hat W_l$. Here they stand on the right, on
-# its inputs, and blank columns: $\check W_l$. It is one network, cut in two ways.
+# matrix, on its outputs, and set whole rows to zero: $\hat W_l$. Here they stand on the
+# right, on its inputs, and set whole columns to zero: $\check W_l$. It is the same
+# network. Only the place where we cut it into layers is another one: behind the gates, or
+# in front of them. The last gates go to the output,
+# $\check w^\top = w^\top \mathrm{diag}(\mathcal H(z_L))$.
 
 # %%
 open1 = (z1 > 0).double()
@@ -193,8 +197,8 @@ assert close(lin.matrix("layer3", start="layer2"), W3_check)
 assert close(lin.matrix("output", start="layer3")[0], w_check)
 
 # %% [markdown]
-# Now put each $z_l$ into the line of the next one. This is what Appendix A does in Eq.
-# (18). In our letters it is
+# Now put each $z_l$ into the equation of the next one. This is what Appendix A does in
+# Eq. (18). In our letters it is
 #
 # $$\begin{aligned}
 # z_1 &= W_1 x + b_1 \\
@@ -248,8 +252,8 @@ assert close(share_of_x + share_of_b1 + share_of_b2 + share_of_b3 + b, y)
 # $$y = \nabla_x F(x)^\top x + \sum_{l=1}^L \nabla_{b_l} F(x)^\top b_l$$
 #
 # `lin.ledger` keeps these shares: one term for each parameter that adds something,
-# under the parameter's name. Each term has a number for each unit. We compute the same
-# terms in three other ways. First, by PyTorch's own gradients:
+# under the parameter's name. The `values` of a term have a number for each unit. We
+# compute the same terms in three other ways. First, by PyTorch's own gradients:
 
 # %%
 biases = {
@@ -290,13 +294,17 @@ for shares in (by_autograd, by_inputs, by_outputs):
 # hidden layers and an output there are $L + 1$ biases. So Eq. (13) leaves out two of
 # them, and Eq. (14) leaves out the output's. There is no $b_0$, but $b_0$ to $b_L$ are
 # $L + 1$ names, which is the right number. The ledger has every bias that there is.
+#
+# In our network the three sums have 2, 3 and all 4 biases. We check that each of them
+# misses the score by the biases that it leaves out. (`ledger.magnitude` is the sum of all
+# terms without their signs. Rounding errors grow with it.)
 
 # %%
 totals = [share.sum() for share in by_autograd]
-in_the_ledger = list(ledger.by_node().values())
+totals_in_ledger = list(ledger.by_node().values())
 for count in (2, 3, 4):
     reached = (c * x).sum() + sum(totals[:count])
-    left_out = sum(in_the_ledger[count:])
+    left_out = sum(totals_in_ledger[count:])
     assert (y - reached - left_out).abs() < 1e-12 * ledger.magnitude
 
 # %% tags=["hide-input"]
@@ -320,8 +328,8 @@ title = right.set_title("filled: in the sum")
 # ## Eq. (3) once more: a gate with an offset of its own
 #
 # Not every constant is a bias. A gate may add one as well. The ReLU6 is
-# $\min(\max(z, 0), 6)$. It is made of three straight pieces: 0, then $z$, then 6. Near
-# a given $z$ each piece is a straight line, with a *slope* $s$ and an *offset* $t$:
+# $\min(\max(z, 0), 6)$. It is made of three straight pieces: 0, then $z$, then 6. On
+# each piece it is a straight line, with a *slope* $s$ and an *offset* $t$:
 #
 # $$\phi(z) = s \odot z + t$$
 #
@@ -329,6 +337,9 @@ title = right.set_title("filled: in the sum")
 # *full* one has $s = 0$ and $t = 6$. That 6 is a constant like any bias, though no
 # parameter of the network holds it. (For a ReLU, $s$ is the step of Eq. (3), and $t$ is
 # always zero.)
+#
+# We try it on a smaller network, made of the first layer, a ReLU6 and the output. Its
+# input is $20\, x$: so far from the origin some units are full.
 
 # %%
 clipped = nn.Sequential(
@@ -414,7 +425,8 @@ for name, constant in constants(digits).items():
 
 # %% [markdown]
 # Now we compare with the ledger, line by line. It calls a batch norm's constant `shift`
-# and not `bias`. And then we add up.
+# and not `bias`. Each unit of a convolutional layer is a pixel of a channel; `channels`
+# is the share of each whole channel. In the next cell we add up.
 
 # %%
 lin_digits = linreg.trace(digits, pair).linearize(pair)
@@ -481,14 +493,14 @@ assert close(certificate.margins[0].nearest, nearest)
 # ## Exercises
 #
 # 1. A bias is the weight of an input that is always 1. Build `layer1`, a ReLU and
-#    `output` in this way, as a network without biases but with three inputs. Read
-#    $\beta$ off its $c$.
+#    `output` in this way, as a network without biases but with three inputs. (How does
+#    the 1 come to the output?) Read $\beta$ off its $c$.
 # 2. Go from $x$ to $1.001\, x$, which is in the same region. Which terms of the ledger
 #    change, and by how much?
 # 3. Which of LeakyReLU, hardtanh and ReLU6 have offsets? What is it about a piece that
 #    makes an offset?
-# 4. **Change a number and look.** Replace $x$ by $0.1\, x$ and by $0.01\, x$. What does
-#    $\beta$ come to, in the picture of the walk?
+# 4. **Change a number and look.** Replace $x$ by $0.1\, x$ and by $0.01\, x$. What is
+#    $\beta$ now? Which point of the black line is this in the picture of the walk?
 # 5. **Do it to your own network.** Print `lin.ledger(target).summary()` and
 #    `lin.certificate(target).summary()` for a network of yours. Do pixels or biases
 #    carry the score? Which are the three largest lines?
@@ -527,10 +539,11 @@ for gate, offset in cases:
     assert close(kinds.get("offset", torch.zeros(1).double()), w @ offset)
 
 # %% tags=["hide-cell"]
-# 4. It comes to F(0), the score at the origin: near the origin the gates are those of
-# the origin itself, where only biases are left.
-tiny_ledger = lin.graph.linearize(0.001 * x).ledger(0)
-assert close(tiny_ledger.bias_share, network(0 * x)[0])
+# 4. It is F(0), the score at the origin: so near to it the gates are those of the
+# origin itself, where only biases are left. On the black line it is the point k = 0.
+for factor in (0.1, 0.01):
+    tiny_ledger = lin.graph.linearize(factor * x).ledger(0)
+    assert close(tiny_ledger.bias_share, network(0 * x)[0])
 
 # %% tags=["hide-cell"]
 # 5. Yours will differ. This is how to take the three largest lines by hand.

@@ -58,11 +58,11 @@ assert x.shape == (1, 1, 8, 8)
 # The step $\mathcal H$ gives a 1 or a 0 for each pixel of each map: the gates. (We pass
 # over the bias, which is added as in lesson 2.)
 #
-# What kind of a function is $W_l *\,$? Take one pixel of the result. It is a sum: each
+# What kind of function is a convolution? Take one pixel of the result. It is a sum: each
 # pixel of the input under the filter, times the weight of the filter at that place. All
 # other pixels of the input count with weight 0. So one pixel of the result is one *row
 # of weights* times the input. The whole result is a matrix times the input, with one
-# row for each pixel of the result. We call this matrix $T$.
+# row for each pixel of the result. We call this matrix $T$, or $T_l$ for layer $l$.
 
 # %%
 torch.manual_seed(2636)
@@ -72,7 +72,7 @@ result = one_filter(x)[0, 0]
 
 def row_of(i, j):
     """The row of T that makes pixel (i, j): the filter, laid on an empty picture."""
-    row = torch.zeros(10, 10, dtype=torch.float64)
+    row = torch.zeros(10, 10, dtype=torch.float64)  # 8×8, and the padding around it
     row[i : i + 3, j : j + 3] = one_filter.weight[0, 0].detach()
     return row[1:9, 1:9]
 
@@ -97,8 +97,10 @@ colorbar = figure.colorbar(drawn, ax=axes, label="weight")
 #
 # With several maps there is such a matrix for each pair of an input map and an output
 # map. The function below builds them all. Row $(o, i, j)$ makes pixel $(i, j)$ of map
-# $o$. Column $(m, u, v)$ belongs to pixel $(u, v)$ of input map $m$. The entry is a
-# weight of the filter if the filter, laid on $(i, j)$, reaches $(u, v)$.
+# $o$. Column $(m, p, q)$ belongs to pixel $(p, q)$ of input map $m$. The entry is a
+# weight of the filter if the filter, laid on $(i, j)$, reaches $(p, q)$. We first fill an
+# array with these six indices. Its last line makes a matrix of it: $(o, i, j)$ become the
+# rows, $(m, p, q)$ the columns.
 
 
 # %%
@@ -106,11 +108,11 @@ def convolution_matrix(conv, side):
     """T of a 3×3 convolution with padding 1, of maps of side × side pixels."""
     shape = (conv.out_channels, side, side, conv.in_channels, side, side)
     T = torch.zeros(shape, dtype=torch.float64)
-    for i, j, u, v in product(range(side), repeat=4):
-        down = u - i + 1
-        right = v - j + 1
+    for i, j, p, q in product(range(side), repeat=4):
+        down = p - i + 1
+        right = q - j + 1
         if 0 <= down <= 2 and 0 <= right <= 2:
-            T[:, i, j, :, u, v] = conv.weight.detach()[:, :, down, right]
+            T[:, i, j, :, p, q] = conv.weight.detach()[:, :, down, right]
     return T.flatten(3).flatten(0, 2)
 
 
@@ -147,7 +149,8 @@ def small_network(block):
 
 
 # %% [markdown]
-# We give it random weights, and let its batch norm have seen some data.
+# We give it random weights. Its batch norm gets a mean and a variance, as if it had seen
+# some data.
 
 # %%
 torch.manual_seed(2636)
@@ -163,7 +166,7 @@ z2 = small.block.conv2(pooled).detach()
 # %% [markdown]
 # For once we ask `trace` not to fuse batch norms into convolutions (`fuse=False`). The
 # section on batch norms says what this means. The gates of `relu2` are then a diagonal
-# matrix, exactly as in lesson 1, and blank rows of $T_2$.
+# matrix, exactly as in lesson 1, and set rows of $T_2$ to zero.
 
 # %%
 lin = linreg.trace(small, x, fuse=False).linearize(x)
@@ -188,7 +191,8 @@ title = right.set_title("the same with its gates")
 # map 0. Since the filter moves on by one column from row to row, its weights draw
 # diagonals. And since each line of the picture repeats this, there are diagonals within
 # a diagonal of blocks. Such a matrix is called *doubly block Toeplitz*. On the right
-# the rows of the closed units are blank.
+# the rows of the closed units are blank: all zero. (The colour bar writes an entry as a
+# derivative, ∂ output / ∂ input, because that is what an entry of a matrix is.)
 #
 # ## Eq. (14): batch norm is a diagonal matrix and a shift
 #
@@ -289,8 +293,8 @@ assert close(lin.matrix("block.add", start="maxpool"), W2_hat + I)
 
 # %% [markdown]
 # The experiments of the paper use the ResNets of torchvision, and their blocks are
-# different: the gate comes *after* the sum, $\phi(W h + h)$. Then the gates blank rows
-# of the identity as well.
+# different: the gate comes *after* the sum, $\phi(W h + h)$. Then the gates set rows of
+# the identity to zero as well.
 
 
 # %%
@@ -398,14 +402,17 @@ assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M_max @ open1)
 # ## Eq. (16): a mask is as large as the maps
 #
 # The method of the paper, which lesson 4 begins with, gives each unit a *mask*: a
-# number between 0 and 1, by which what leaves its gate is multiplied. Here we only look
-# at where the masks sit. In a convolutional layer each pixel of each map has its own,
-# so the masks $\Sigma_l$ are as large as the maps $h_l$:
+# number between 0 and 1. What leaves the gate of the unit is multiplied by it. Here we
+# only look at where the masks sit. In a convolutional layer each pixel of each map has
+# its own, so the masks $\sigma_l$ are as large as the maps $h_l$:
 #
 # $$\begin{aligned}
-# h_l = \Sigma_l &\odot \mathcal H(W_l * h_{l-1}) \\
+# h_l = \sigma_l &\odot \mathcal H(W_l * h_{l-1}) \\
 # &\odot (W_l * h_{l-1})
 # \end{aligned}$$
+#
+# (In Eq. (16) the paper writes $\Sigma_l$ for these maps of masks. We keep this letter
+# for a matrix: $\Sigma_l$ has the same masks on its diagonal.)
 #
 # We mask the gates `relu2` with random numbers, `sigma`, and run the rest of the
 # network by hand. We run it again with $1 - \sigma$ in place of $\sigma$, and once more
@@ -415,8 +422,8 @@ assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M_max @ open1)
 # %%
 def score_with(mask):
     """The score of the small network with a mask behind relu2."""
-    h2 = mask * z2.relu() + pooled
-    return small.output(small.meanpool(h2).flatten(1))[0]
+    block = mask * z2.relu() + pooled
+    return small.output(small.meanpool(block).flatten(1))[0]
 
 
 sigma = torch.rand(1, 2, 4, 4, dtype=torch.float64)
@@ -426,8 +433,8 @@ with_zeros = score_with(0)
 
 # %% [markdown]
 # `dmbp.decompose` takes masks by the name of their place, and gives the parts of the
-# score that lesson 4 is about. What is left when all masks are zero, it keeps apart
-# (`unmasked`), and takes off the others.
+# score that lesson 4 is about. What is left of the score when all masks are zero is a
+# part of its own, `unmasked`. It is subtracted from the positive and the negative part.
 
 # %%
 split = decompose(lin, {"block.relu2": sigma}, 0)
@@ -439,8 +446,8 @@ assert close(split.negative, with_rest - with_zeros)
 h2 = z2.relu()
 masked_maps = {
     "$h_2$": h2,
-    r"$\Sigma_2 \odot h_2$": sigma * h2,
-    r"$(1 - \Sigma_2) \odot h_2$": (1 - sigma) * h2,
+    r"$\sigma_2 \odot h_2$": sigma * h2,
+    r"$(1 - \sigma_2) \odot h_2$": (1 - sigma) * h2,
 }
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 2.2))
 for ax, (name, maps) in zip(axes, masked_maps.items(), strict=True):
@@ -456,9 +463,10 @@ colorbar = figure.colorbar(drawn, ax=axes, label="value")
 # diagonal matrix in a product of matrices does not mind from which end we multiply.
 #
 # In PyTorch this takes a hook. A *forward hook* is a function that PyTorch calls when a
-# module has computed its output. Ours then tells autograd: when the gradient of this
-# output arrives, multiply it by the mask and go on. This hook will be with us in all
-# later lessons.
+# module has computed its output; it gets the module, its inputs and its output. Ours has
+# the mask as one more argument, which `partial` fills in beforehand. It tells autograd:
+# when the gradient of this output arrives, multiply it by the mask and go on. We will use
+# this hook in many of the later lessons.
 
 
 # %%
@@ -482,7 +490,8 @@ assert close(positive + unmasked, masked_gradient)
 # In a residual block it matters where the mask sits. On the paper's block, a mask at
 # the gates leaves the identity beside them alone: $\Sigma \hat W + I$. A mask at the
 # sum masks both: $\Sigma (\hat W + I)$. (In `dmbp.explain` you choose between them by
-# `sites="gates"` and `sites="blocks"`.)
+# `sites="gates"` and `sites="blocks"`.) `matrices` gives sparse matrices of SciPy, which
+# `toarray` writes out in full.
 
 # %%
 Sigma = torch.diag(sigma.flatten())

@@ -92,8 +92,8 @@ other_masks = {site: 1 - mask for site, mask in masks.items()}
 # \Sigma_l &= \mathrm{diag}(\sigma_l)
 # \end{aligned}$$
 #
-# The function below gates the weights and the biases of a layer. ($\hat b_l$ is $b_l$
-# with a zero for each closed unit.)
+# The function below puts the gates on the weights and the biases of a layer. ($\hat b_l$
+# is $b_l$ with a zero for each closed unit.)
 
 
 # %%
@@ -233,7 +233,10 @@ assert abs(shares[2]) > abs(shares[0]) > abs(shares[1])
 # $1 - \sigma$. By Eq. (14) the score of the masked network is the sum of gradient times
 # input and of gradient times bias:
 #
-# $$P(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
+# $$\begin{aligned}
+# P(\sigma) &= \nabla_x F^+(x)^\top x \\
+# &\quad + \sum_l \nabla_{b_l} F^+(x)^\top b_l
+# \end{aligned}$$
 #
 # The positive part of the score is the masked network's score with $\sigma$, the
 # negative part is its score with $1 - \sigma$. What is left, Algorithm 1 calls the
@@ -279,8 +282,10 @@ assert close(u, b[0])
 # %% [markdown]
 # What should we do with $u$? Algorithm 1, taken to the letter, counts it twice, and the
 # paper does not discuss it. In `dmbp` you get this with `unmasked="both"`. Without it,
-# `dmbp` takes the view that what no mask touches is evidence for neither side. It takes
-# $u$ off both sides, so that it is counted once, in $y^\sim$.
+# `dmbp` takes the view that what no mask touches is evidence for neither side. It
+# subtracts $u$ from both sides, so that it is counted once, in $y^\sim$. So when `dmbp`
+# reports $y^+$, and in the later lessons, $y^+$ is $P(\sigma) - u$, and $y^-$ is
+# $P(1 - \sigma) - u$.
 
 # %%
 both = dmbp.decompose(lin, masks, unmasked="both")
@@ -317,11 +322,11 @@ legend = figure.legend([drawn], [label], loc="outside lower center", frameon=Fal
 #
 # Algorithm 1 finds the nuisance as a difference. A difference always adds up, so it
 # cannot tell us whether we made a mistake. We would like to compute $y^\sim$ without a
-# look at $y$. To list all mixed products is no way: a chain of 11 masked layers has
-# 2,046 of them. But there is a short way. We carry three vectors through the network at
-# once: $h^+$, which has met only plus signs so far, $h^-$, which has met only minus
-# signs, and $h^\sim$, which is mixed. A layer acts on all three, and then the masks
-# sort them:
+# look at $y$. To add up all mixed products takes too long: a chain of 11 masked layers
+# has 2,046 of them. But there is a short way. We carry three vectors through the network
+# at once: $h^+$, which has met only plus signs so far, $h^-$, which has met only minus
+# signs, and $h^\sim$, which is mixed. The weights of a layer make $z^+$, $z^-$ and
+# $z^\sim$ of them (how exactly, we say below). Then the masks sort:
 #
 # $$\begin{aligned}
 # h^+ &\leftarrow \Sigma\, z^+ \\
@@ -415,7 +420,8 @@ print(sites)
 # them, and this time they should make some sense. Here is a simple rule. If a unit
 # raises the score, that is, if the gradient of the score with respect to it is
 # positive, it goes to the positive side with nine tenths. Else it goes there with one
-# tenth. `adjoint` gives the gradient at any node; `asked` says which output we ask for.
+# tenth. `adjoint` goes back through the frozen network and gives the gradient at any
+# node. It starts from `asked`, which has a 1 for the output that we ask for.
 
 # %%
 asked = torch.zeros(1, 10, dtype=torch.float64)

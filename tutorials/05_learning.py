@@ -124,8 +124,8 @@ legend = ax.legend(loc="upper right")
 # %% [markdown]
 # The objective is a valley. On its floor, the dashed line, there is no nuisance, and it
 # goes down to the lower right. Learning starts at the circle, goes down a slope to the
-# floor, and then follows the valley in a zigzag. It has to zigzag: on one side of the
-# floor only $y^+$ is pushed, on the other side only $y^-$.
+# floor, and then follows the valley in a zigzag. It has to: on one side of the floor only
+# $y^+$ is pushed, on the other side only $y^-$.
 #
 # ## Eqs. (11), (20): a masked backward pass, and the gradient of a mask
 #
@@ -133,7 +133,10 @@ legend = ax.legend(loc="upper right")
 # the biases of Eq. (14), says how to get $y^+$ from one backward pass in which the
 # gradient that arrives at each site is multiplied by its mask:
 #
-# $$y^+(\sigma) = \nabla_x F^+(x)^\top x + \sum_l \nabla_{b_l} F^+(x)^\top b_l$$
+# $$\begin{aligned}
+# y^+(\sigma) &= \nabla_x F^+(x)^\top x \\
+# &\quad + \sum_l \nabla_{b_l} F^+(x)^\top b_l
+# \end{aligned}$$
 #
 # Here are the hook and the pass again, exactly as in lesson 4.
 
@@ -182,7 +185,7 @@ def constants(network):
 
 # %% [markdown]
 # And this is Eq. (11): gradient times input, and gradient times bias, summed. The
-# result is $P(\sigma)$ of lesson 4.
+# result is $P(\sigma)$ of lesson 4. ($y^+$ in the equation still contains $u$.)
 
 
 # %%
@@ -237,8 +240,8 @@ by_autograd = torch.autograd.grad(score, sigma.values())
 # Two remarks, so that the equation holds to the last digit. First, the biases of later
 # layers are not in it, and have to be added. Second, $h_l$ must be the value in the
 # *masked* network, before its own mask. To check the equation we keep the gradients
-# that arrive. One more hook does this. It is hung up first, so it sees each gradient
-# before the mask is applied.
+# that arrive. One more hook does this. We register it before the hook of the mask, so
+# that it sees each gradient before the mask is applied.
 
 # %%
 arriving = {}
@@ -344,7 +347,7 @@ def first_logits(plus, minus):
 def gated_weights(layer, h):
     """Ŵ of a layer to which h comes in."""
     gates = (layer(h) > 0).double()
-    return gates.T * layer.weight.detach()
+    return gates.T * layer.weight.detach()  # row i times gate i
 
 
 # %% [markdown]
@@ -363,7 +366,7 @@ W_hat = {
 # %%
 start = {}
 arrived = {}
-plus = network.output.weight.detach()[[target]]
+plus = network.output.weight.detach()[[target]]  # the row w, as a batch of one
 minus = plus
 for site in ("relu3", "relu2", "relu1"):
     arrived[site] = (plus, minus)
@@ -396,7 +399,7 @@ legend = ax.legend()
 # %% [markdown]
 # At the last gates, `relu3`, both passes still bring the same gradient, the row of
 # weights of the output. So all these units are decided. Further back the passes have
-# met different masks, and more and more often they disagree.
+# met different masks, and for most units they disagree.
 #
 # Why is this a good start? By Eq. (20) a large mask on a positive gradient raises
 # $y^+$, *if* $h_l \ge 0$. The paper takes this for granted, since $h_l$ comes out of a
@@ -527,9 +530,10 @@ for loss in losses.values():
 #
 # Because of this division, the size of a gradient hardly matters, only how it changes.
 # In the first step $v$ is 0.01 times the squared gradient, so every logit moves by 0.1.
-# If the gradient stays the same, a logit moves in 200 steps by
+# If the gradient stays the same, $v$ is $1 - 0.99^k$ times its square after step $k$. So
+# a logit moves in 200 steps by
 #
-# $$\sum_{t=1}^{200} \frac{0.01}{\sqrt{1 - 0.99^t}} = 3.17$$
+# $$\sum_{k=1}^{200} \frac{0.01}{\sqrt{1 - 0.99^k}} = 3.17$$
 #
 # If the gradient grows, it moves by more than that. If the gradient keeps changing its
 # sign, it moves by less. This is not far: from $\theta = 2$ it is not even sure to come
@@ -537,7 +541,7 @@ for loss in losses.values():
 # many masks.
 
 # %%
-reach = sum(0.01 / (1 - 0.99**t) ** 0.5 for t in range(1, 201))
+reach = sum(0.01 / (1 - 0.99**k) ** 0.5 for k in range(1, 201))
 assert 3.16 < reach < 3.17
 
 # %%

@@ -54,7 +54,10 @@ print(sites)
 # %% [markdown]
 # ## Eq. (8): what a mask says
 #
-# $$\hat W_l = \hat W_l^+ + \hat W_l^- = \Sigma_l \hat W_l + (I - \Sigma_l)\, \hat W_l$$
+# $$\begin{aligned}
+# \hat W_l &= \hat W_l^+ + \hat W_l^- \\
+# &= \Sigma_l \hat W_l + (I - \Sigma_l)\, \hat W_l
+# \end{aligned}$$
 #
 # A unit hands the share σ of its value to the pass of y⁺, and the share 1 − σ to the
 # pass of y⁻. So a mask of 1 says *for*, and a mask of 0 says *against*. What does a mask
@@ -246,10 +249,11 @@ drawn = draw_graph(graph, ax, shares, title)
 #
 # ## Appendix B.1: where the masks lean, and how far they went
 #
-# $$\begin{gathered}
-# \sigma_l^i = \mathrm{sigmoid}(\pm 2) \text{ where both gradients have that sign}, \\
-# 0.5 \text{ elsewhere}
-# \end{gathered}$$
+# $$\sigma_l^i = \begin{cases}
+# \mathrm{sigmoid}(\pm 2) & \text{if both gradients} \\
+# & \text{have that sign} \\
+# 0.5 & \text{elsewhere}
+# \end{cases}$$
 #
 # The masks start where the gradients of the two passes agree. At the last site both
 # passes still bring the same gradient: the weight of the channel for "3", divided by the
@@ -288,11 +292,15 @@ sheets.mask_sheet(three, 'the masks of "3"')
 #
 # ## Eq. (16): a mask for each place
 #
-# $$h_l = \Sigma_l \odot \mathcal H(W_l * h_{l-1}) \odot (W_l * h_{l-1})$$
+# $$\begin{aligned}
+# h_l = \sigma_l &\odot \mathcal H(W_l * h_{l-1}) \\
+# &\odot (W_l * h_{l-1})
+# \end{aligned}$$
 #
-# In a convolutional network Σ is as large as the maps: a value for every channel at
-# every place. One and the same filter may speak for the 3 at one place and against it at
-# another. To look at it we take the mean over the live channels at each place.
+# In a convolutional network the masks are as large as the maps: a value for every
+# channel at every place. (The paper writes $\Sigma_l$ here too.) One and the same
+# filter may speak for the 3 at one place and against it at another. To look at it we
+# take the mean over the live channels at each place.
 
 # %%
 live = torch.from_numpy(last.live)

@@ -212,7 +212,8 @@ labels = right.set(xlabel="pixel i, row by row", ylabel="window j")
 # ## Eq. (3) once more: a curve, by pieces
 #
 # $$\begin{gathered}
-# \phi(z) = s_i z + t_i \text{ between the knots } k_i \text{ and } k_{i+1}, \\
+# \phi(z) = s_i z + t_i \\
+# \text{between the knots } k_i \text{ and } k_{i+1}, \\
 # |\phi(z) - f(z)| \le \varepsilon
 # \end{gathered}$$
 #
@@ -312,7 +313,8 @@ for (above, below), (name, values) in zip(axes.T, made.items(), strict=True):
 # ## Eqs. (9), (14): exact for the pieces, near to the curve
 #
 # $$\begin{gathered}
-# |F_\phi(x) - F(x)| \le |w|^\top (\varepsilon_2 + s_2 |W_2|\, \varepsilon_1), \\
+# |F_\phi(x) - F(x)| \\
+# \le |w|^\top (\varepsilon_2 + s_2 |W_2|\, \varepsilon_1), \\
 # \varepsilon_l \propto n^{-2}
 # \end{gathered}$$
 #

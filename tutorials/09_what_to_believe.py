@@ -303,8 +303,8 @@ for ax, (K, result) in zip(axes, results.items(), strict=True):
 # over the pixels around its centre by a *hat* Λ: full weight at the centre, none at the
 # centre of the next place. Each hat sums to one, so nothing is lost.
 #
-# The VGG network halves its maps four times. With a step of s pixels from place to
-# place, the centres are at s q + (s − 1) / 2.
+# The VGG network halves its maps four times. With a step of m pixels from place to
+# place, the centres are at m q + (m − 1) / 2.
 
 
 # %%
@@ -467,7 +467,8 @@ for k, name in enumerate(("cat", "espresso")):
 # ## Eq. (9): the verdict
 #
 # $$\begin{gathered}
-# \text{hidden} = \frac{|y^+ - \sum a^+| + |y^- - \sum a^-|}{|y^+| + |y^-|}, \\
+# \text{hidden} = \\
+# \frac{|y^+ - \sum a^+| + |y^- - \sum a^-|}{|y^+| + |y^-|}, \\
 # \text{growth} = \frac{y^+}{|y|}
 # \end{gathered}$$
 #

@@ -65,7 +65,8 @@ print("probability of the asked:", probability.gather(1, asked[:, None])[:, 0])
 # of which the first and the last count half.
 #
 # First the blur. It is that of the method RISE, from which the paper takes the metric:
-# a Gaussian of σ = 5 pixels, cut to 11×11, with zeros beyond the border of the picture.
+# a Gaussian of standard deviation 5, cut to 11×11, with zeros beyond the border of the
+# picture.
 
 # %%
 point = torch.zeros(11, 11, dtype=torch.float64)
@@ -121,8 +122,11 @@ draw_curve(ours, insertion_way(x, dmbp_map), title='insertion, DMBP for "3"')
 #
 # ## Section 4.1 once more: the complement
 #
-# $$\text{cIM}: \text{ the lowest values first, and } p_i =
-# \text{mean probability of the other classes}$$
+# $$\begin{gathered}
+# \text{cIM: the lowest values first, and} \\
+# p_i = \text{mean probability} \\
+# \text{of the other classes}
+# \end{gathered}$$
 #
 # IM looks at the positive end of a map only. What is negative should speak for something
 # else. If the picture has other right classes, this can be measured: put in the *lowest*
@@ -246,7 +250,10 @@ for name in ("ND", "DMBP+", "DMBP+-"):
 # %% [markdown]
 # ## Table 2, Section 4.3: the rivals
 #
-# $$\text{rank} = 1 + \#\{\text{methods with a larger mean}\}$$
+# $$\begin{gathered}
+# \text{rank} = 1 + \text{the number of methods} \\
+# \text{with a larger mean}
+# \end{gathered}$$
 #
 # The second table has eleven other methods. `dmbp.evaluation.methods` has all of them,
 # each with the options of its authors ([a table of them](site/methods.md)); only RISE
@@ -309,7 +316,10 @@ labels = right.set(title="here: eight digit pairs", xlabel="IM", ylabel="cIM")
 #
 # ## Table 3: the last layer drawn anew
 #
-# $$\rho = \text{rank correlation of a map before and after } w \sim \mathcal N$$
+# $$\begin{gathered}
+# \rho = \text{rank correlation of a map} \\
+# \text{before and after } w \sim \mathcal N
+# \end{gathered}$$
 #
 # The third table is the sanity check that lesson 9 took further: the weights w of the
 # last layer are drawn anew from a normal distribution. The map of a method that looks

@@ -40,12 +40,15 @@ def close(one, other):
 # %% [markdown]
 # ## Symbols
 #
+# In this lesson x is the input whose region we look at, and $x'$ is any other input. A
+# number k goes through the gates of all layers, so $z_k$ is a single number here.
+#
 # | symbol | meaning |
 # |---|---|
-# | $z_k$ | the number that comes into gate k; the gate is open where $z_k > 0$ |
-# | $a_k$, $\beta_k$ | its gradient and its constant on the region: $z_k(v) = a_k \cdot v + \beta_k$ |
-# | $s_k$ | the slack of unit k at x: how much of $z_k$ is left before it turns, $\lvert z_k(x) \rvert$ |
-# | wall k | the inputs v with $z_k(v) = 0$ |
+# | $z_k$ | the number that arrives at gate k; the gate is open where $z_k > 0$ |
+# | $g_k$, $\beta_k$ | its gradient and its constant on the region: $z_k(x') = g_k \cdot x' + \beta_k$ |
+# | slack of unit k | how much of $z_k$ is left at x before the unit turns: $\lvert z_k(x) \rvert$ |
+# | wall k | the inputs $x'$ with $z_k(x') = 0$ |
 #
 # "Linear region" is said of two things. Most often it means all inputs with the same
 # *pattern*: every gate is open or closed as it is at x. It can also mean all inputs
@@ -56,11 +59,16 @@ def close(one, other):
 # %% [markdown]
 # ## Eq. (3): every unit has a wall
 #
-# $$z_1 = W_1 v + b_1, \qquad z_2 = W_2 \,\mathrm{diag}(g_1)\, z_1 + b_2$$
+# $$\begin{aligned}
+# z_1(x') &= W_1 x' + b_1 \\
+# z_2(x') &= W_2 \,\mathrm{diag}(\mathcal H(z_1(x)))\, z_1(x') \\
+# &\quad + b_2
+# \end{aligned}$$
 #
-# We take two layers of eight units, in the plane, with biases. With the gates $g_1$ of x,
-# each number that comes into a gate is a linear function of the input. So its sign
-# changes on a straight line. Each of the 16 units has one.
+# We take two layers of eight units, in the plane, with biases. (In this equation 1 and
+# 2 are the layers, each with its eight numbers.) The gates are those of x. With them,
+# each number that arrives at a gate is a linear function of the input, up to a
+# constant. So its sign changes on a straight line. Each of the 16 units has one.
 
 # %%
 network = nn.Sequential(
@@ -75,19 +83,21 @@ x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
 
 # %%
 z1 = W1 @ x[0] + b1
-g1 = (z1 > 0).double()
-z2 = W2 @ (g1 * z1) + b2
-g2 = (z2 > 0).double()
+open1 = (z1 > 0).double()
+z2 = W2 @ (open1 * z1) + b2
+open2 = (z2 > 0).double()
 
 z = torch.cat([z1, z2])
-a = torch.cat([W1, W2 @ torch.diag(g1) @ W1])
-beta = z - a @ x[0]
+g = torch.cat([W1, W2 @ torch.diag(open1) @ W1])
+beta = z - g @ x[0]
 
 # %% [markdown]
-# The region is where all units keep their sign: $\pm (a_k \cdot v + \beta_k) \ge 0$, with
-# the sign that they have at x. The library writes it as $A v \le b$, with a row for each
-# unit. A row is a pass back through the network, so that none has to be held that nobody
-# asks for.
+# The region is where all units keep their sign: $\pm (g_k \cdot x' + \beta_k) \ge 0$,
+# with the sign that they have at x. The library writes it the other way round,
+# $\mp g_k \cdot x' \le \pm \beta_k$. `rows` gives the factors of $x'$, one row for each
+# unit, and `region.b` the right sides. (In the library's documentation they are A and
+# b.) Each row takes a pass back through the network. So a row is made only when
+# somebody asks for it.
 
 # %%
 sign = torch.where(z > 0, 1.0, -1.0).double()
@@ -95,7 +105,7 @@ graph = linreg.trace(network, x)
 lin = graph.linearize(x)
 region = regions.inequalities(lin)
 
-assert close(region.rows(), -sign[:, None] * a)
+assert close(region.rows(), -sign[:, None] * g)
 assert close(region.b, sign * beta)
 assert str(region.label(11)) == "3[3]"
 
@@ -114,9 +124,9 @@ assert region.contains(shape.vertices(), tolerance=1e-9).all()
 # %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.2, 5.6))
 across = torch.tensor([-3.0, 3.0], dtype=torch.float64)
-for k in range(len(a)):
-    steep = a[k, 1].abs() > a[k, 0].abs()
-    other = -(beta[k] + a[k, int(not steep)] * across) / a[k, int(steep)]
+for k in range(len(g)):
+    steep = g[k, 1].abs() > g[k, 0].abs()
+    other = -(beta[k] + g[k, int(not steep)] * across) / g[k, int(steep)]
     ends = (across, other) if steep else (other, across)
     colour = "#2166ac" if k < 8 else "#b2182b"
     ax.plot(ends[0], ends[1], color=colour, lw=0.8, alpha=0.6)
@@ -127,8 +137,11 @@ title = ax.set_title("walls of layer 1 (blue) and of layer 2 (red)")
 # %% [markdown]
 # ## Eq. (2): inside, and nowhere else
 #
-# $$A v \le b \quad\Longleftrightarrow\quad
-# \text{every gate is at } v \text{ as it is at } x$$
+# $$\begin{gathered}
+# \pm (g_k \cdot x' + \beta_k) \ge 0 \text{ for all } k \\
+# \Longleftrightarrow \\
+# \text{every gate is at } x' \text{ as it is at } x
+# \end{gathered}$$
 #
 # Walls of the second layer are drawn for the gates that the first layer has at x. Beyond
 # a wall of the first layer these lines bend. That does not matter here: whoever leaves
@@ -153,7 +166,7 @@ assert 0 < same.sum() < 10_000
 patterns = graph.linearize(points[:500])
 seen = {patterns.pattern(image) for image in range(500)}
 assert len(seen) == len(gates[:500].unique(dim=0))
-assert lin.pattern()["1"].tolist() == g1.tolist()
+assert lin.pattern()["1"].tolist() == open1.tolist()
 
 # %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(5.6, 5))
@@ -166,25 +179,31 @@ title = ax.set_title("10,000 points, coloured by their pattern")
 # %% [markdown]
 # ## Eq. (4): how far the linear function reaches
 #
-# $$d_k = \frac{s_k}{\lVert a_k \rVert_2} \text{ in } \ell_2, \qquad
-# \frac{s_k}{\lVert a_k \rVert_1} \text{ in } \ell_\infty, \qquad
-# \frac{s_k}{\lVert a_k \rVert_\infty} \text{ in } \ell_1$$
+# $$\text{distance}_k = \begin{cases}
+# |z_k(x)| \,/\, \lVert g_k \rVert_2 & \text{in } \ell_2 \\
+# |z_k(x)| \,/\, \lVert g_k \rVert_1 & \text{in } \ell_\infty \\
+# |z_k(x)| \,/\, \lVert g_k \rVert_\infty & \text{in } \ell_1
+# \end{cases}$$
 #
-# A step of length d changes $z_k$ by at most d times the size of $a_k$, where the two
-# sizes are dual norms. So wall k is $d_k$ away. The smallest $d_k$ is the distance from x
-# to the end of its region, exactly. The other distances are those of the walls as lines:
-# such a line may lie behind another wall.
+# The length of a step can be measured by the root of the summed squares ($\ell_2$), by
+# the largest entry ($\ell_\infty$), or by the sum of the sizes of all entries
+# ($\ell_1$). A step changes $z_k$ by at most its length times the size of $g_k$. The
+# size of $g_k$ is then measured in the *dual* norm: $\ell_2$ is dual to itself, and
+# $\ell_1$ and $\ell_\infty$ to each other. So wall k is at the distance slack over
+# size. The smallest of these is the distance from x to the end of its region, exactly.
+# The other distances are those of the walls as lines: such a line may lie behind
+# another wall.
 
 # %%
 near = regions.walls(lin, count=3)
-distance = sign * z / a.norm(dim=1)
+distance = sign * z / g.norm(dim=1)
 nearest = distance.argmin()
 assert [wall.row for wall in near] == distance.argsort()[:3].tolist()
 assert abs(near[0].distance - distance[nearest]) < 1e-12
 print(near)
 
 # %%
-norms = {1: a.abs().amax(1), 2: a.norm(dim=1), inf: a.abs().sum(1)}
+norms = {1: g.abs().amax(1), 2: g.norm(dim=1), inf: g.abs().sum(1)}
 reach = {}
 for norm, size in norms.items():
     reach[norm] = regions.walls(lin, 1, norm)[0]
@@ -209,11 +228,17 @@ legend = ax.legend(title="the largest ball around x", loc="upper right", ncols=3
 # %% [markdown]
 # ## Eq. (5): on the other side
 #
-# $$c' - c = \kappa\, a_k, \qquad y' = y \ \text{ on the wall}$$
+# $$\begin{gathered}
+# c' - c = \kappa\, g_k \\
+# y' = y \ \text{ on the wall}
+# \end{gathered}$$
 #
 # The network is continuous. On the wall both linear functions give the same score, so
-# they can only differ across it: c jumps by a multiple of the wall's normal. `across`
-# gives both functions, at one point of the wall, and says which units turn.
+# they can only differ across it: c jumps by a multiple, $\kappa$, of $g_k$, which stands
+# at a right angle to the wall. `across` gives both functions, at one point of the wall,
+# and says which units turn. Its `normal` is $g_k$ made 1 long, and leads out of the
+# region. So `kappa` below is $\kappa$ times the length of $g_k$, perhaps with its sign
+# turned.
 
 # %%
 first = regions.across(lin, near[0])
@@ -255,14 +280,17 @@ legend = ax.legend()
 # %% [markdown]
 # ## Eq. (9): y goes on, and its parts jump
 #
-# $$y = y^+ + y^- + \tilde y, \qquad \Delta y^+ + \Delta y^- + \Delta \tilde y = 0$$
+# $$\begin{gathered}
+# y = y^+ + y^- + y^\sim \\
+# \Delta y^+ + \Delta y^- + \Delta y^\sim = 0
+# \end{gathered}$$
 #
 # A unit at its wall has $z_k = 0$: it hands on nothing, open or closed. The two masked
 # passes of lesson 4 have other numbers there. What arrives at the unit in the positive
 # pass is $z_k^+$, and that is not 0. When the unit opens, a masked share of it comes in
-# at once. So with fixed masks $y^+$ and $y^-$ have steps at walls, and $\tilde y$ takes
-# them back. We look for a wall of the second layer, where the masks of the first have
-# something to say.
+# at once. So with fixed masks $y^+$ and $y^-$ have steps at walls ($\Delta$ is the size
+# of a step), and $y^\sim$ takes them back. We look for a wall of the second layer, where
+# the masks of the first have something to say.
 
 # %%
 masks = {"1": torch.rand(1, 8).double(), "3": torch.rand(1, 8).double()}
@@ -281,14 +309,14 @@ assert abs(jumps["positive"] + jumps["negative"] + jumps["nuisance"]) < 1e-12
 
 # %% [markdown]
 # By hand: what arrives in the positive pass is the unit's row of
-# $z^+ = W_2\, (\sigma_1 \odot g_1 \odot z_1) + b_2$. With the unit's mask and the weight
-# that reads it, this is the step.
+# $z_2^+ = W_2\, (\sigma_1 \odot h_1) + b_2$. With the unit's mask and the weight that
+# reads it, this is the step.
 
 # %%
 [(unit,)] = wall.turned["3"]
 h1 = (W1 @ wall.point[0] + b1).clamp(min=0)
 arriving = W2[unit] @ (masks["1"][0] * h1) + b2[unit]
-opens = 1 - 2 * g2[unit]
+opens = 1 - 2 * open2[unit]  # 1 if the unit opens at the wall, −1 if it closes
 by_hand = opens * w[0, unit] * masks["3"][0, unit] * arriving
 assert abs(by_hand - jumps["positive"]) < 1e-12
 
@@ -316,13 +344,18 @@ legend = ax.legend()
 # %% [markdown]
 # ## Section 3: all the pieces on a line
 #
-# $$F(b) - F(a) = \sum_i (b - a)_i
-# \int_0^1 \frac{\partial F}{\partial x_i}\big(a + t (b - a)\big)\, dt$$
+# $$\begin{aligned}
+# &F(x') - F(x) = \sum_i (x' - x)_i \\
+# &\quad \cdot \int_0^1
+# \frac{\partial F}{\partial x_i}\big(x + \tau (x' - x)\big)\, d\tau
+# \end{aligned}$$
 #
-# The gradient is the same all over a piece. So an integral along a line is a finite sum:
-# the length of each piece times its gradient. Integrated Gradients is such an integral,
-# and is usually averaged over 50 points. `segment` finds every piece, in order, and sums
-# without an error.
+# The line goes from the input x (in the code: `start`) to the input $x'$ (`stop`), and
+# $\tau$ says how far we are, from 0 to 1. The gradient is the same all over a piece. So
+# an integral along a line is a finite sum: the length of each piece times its gradient.
+# Integrated Gradients is such an integral, and is usually averaged over 50 points.
+# `segment` finds every piece, in order, and sums with no error but rounding. Its `t`
+# holds the $\tau$ of all ends of pieces.
 
 # %%
 start = torch.zeros(1, 2, dtype=torch.float64)
@@ -369,14 +402,14 @@ figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2))
 fine = torch.linspace(0, 1, 1001, dtype=torch.float64)
 axes[0].plot(fine, network(start + fine[:, None] * (stop - start)).detach())
 axes[0].vlines(line.t, *axes[0].get_ylim(), color="#8c8c8c", lw=0.6)
-axes[0].set(title=f"{len(line)} pieces from a to b", xlabel="t", ylabel="score")
+axes[0].set(title=f"{len(line)} pieces, start to stop", xlabel="τ", ylabel="score")
 axes[1].plot(fine, sawtooth(3)(fine[:, None]).detach())
 title = axes[1].set_title("a sawtooth of three layers: 8 pieces")
 
 # %% [markdown]
 # ## Section 4: a network that reads digits
 #
-# $$\min_k \frac{s_k}{\lVert a_k \rVert_2} \quad \text{over 196,608 walls}$$
+# $$\min_k \frac{|z_k(x)|}{\lVert g_k \rVert_2} \quad \text{over 196,608 walls}$$
 #
 # The residual network of lesson 1 has 163,840 units, and some of them are max pools. A
 # pool has a wall for each pixel that it did not choose: the chosen one minus the other is
