@@ -217,6 +217,7 @@ class Result:
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options.
 
+        They may share the result's memory: copy what you change.
         Of several inputs each has its own, "attribution/image"; what was held fixed is "fixed/lengths".
         """
         found: dict[str, Any] = {name: getattr(self.checks, name) for name in ERRORS}

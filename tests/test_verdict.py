@@ -87,7 +87,7 @@ def test_a_file_of_an_older_version_says_what_it_does_not_know(tmp_path: Path) -
 
 def altered(tmp_path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> verdict.Verdict:
     """The verdict on a result whose numbers were changed in its file."""
-    arrays = explained("conv_bn").arrays()
+    arrays = {name: value.copy() for name, value in explained("conv_bn").arrays().items()}
     change(arrays)
     np.savez(tmp_path / "altered.npz", **arrays)
     return dmbp.load(tmp_path / "altered.npz").verdict()
@@ -152,7 +152,7 @@ def test_rounding_can_spoil_it_and_says_what_to_do(tmp_path: Path) -> None:
                           (missing, "do not trust")):  # fmt: skip
         found = altered(tmp_path, change)
         assert (found.level, found.rounding.level) == (level, level)
-        assert "repeat with model.double() and x.double()" in str(found)
+        assert "repeat with model.double() and x.double()" in " ".join(found.lines())
 
 
 def test_the_score_itself_is_not_judged() -> None:
