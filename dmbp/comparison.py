@@ -118,8 +118,8 @@ def compare(
     Insertion takes `step` pixels at a time, by default a 56th part, and the probability "softmax" or "sigmoid".
     DMBP learns once for all its maps.
 
-    Raises DmbpError, before any work, for a method or option that there is not, names that are there twice, a map that
-    does not fit the picture or holds NaN, and a class that there is not.
+    Raises DmbpError, before any work, for a method or option that there is not, or whose package is not installed, for
+    names that are there twice, a map that does not fit the picture or holds NaN, and a class that there is not.
 
     >>> import dmbp
     >>> from dmbp.datasets import sample_pairs
@@ -142,6 +142,8 @@ def compare(
         raise DmbpError(f'probability must be "softmax" or "sigmoid", not {probability!r}')
     targets = _targets(target)
     wanted = _methods(methods)
+    for method in wanted:
+        method.check_installed()
     own = {name: _own(name, values, x, len(targets)) for name, values in (maps or {}).items()}
     _check_names([*(method.name for method in wanted), *own])
     with torch.no_grad():

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -74,6 +75,16 @@ def check_writable(folder: Path) -> None:
         _write_something(next(path for path in (folder, *folder.parents) if path.exists()))
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Raise DmbpError unless a file of that path can be written; makes nothing."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        _write_something(path.parent)
+    except OSError as error:
+        raise DmbpError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def writable(folder: Path) -> Path:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import inf, isnan, nan
+from math import inf, isclose, isnan, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from dmbp.account import Shares, check_image
 from dmbp.standing import Labels, Standing, percent, standing
-from linreg.text import counted, number
+from linreg.text import counted, number, wrapped
 
 if TYPE_CHECKING:
     from dmbp.evaluation.trial import Trial
@@ -115,7 +115,7 @@ class Verdict:
         return f"Verdict({self.level}: {self.words})"
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(map(wrapped, self.lines()))
 
     def lines(self) -> tuple[str, ...]:
         """The verdict in a line, what it rests on in another, where the class stands, and what was tried."""
@@ -280,7 +280,7 @@ def _words(
     """The line after the level: what to look at and what not, and why."""
     if level == NO_TRUST and rounding.level == NO_TRUST:
         return "rounding, or a term that is missing, has spoiled the numbers: repeat with model.double() and x.double()"
-    same = paper.hidden == complete.hidden  # of features, whose biases have no place
+    same = isclose(paper.hidden, complete.hidden, abs_tol=1e-5)  # of features, whose biases have no place
     said = paper.words if same else f"{paper.words}; {complete.words}"
     hidden = "" if paper.level == GOOD else f"; {paper.words}"
     if growth.level == NO_TRUST:

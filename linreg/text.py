@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import floor, log10
+from textwrap import fill
 
 Row = Sequence[str]
 
 SHOWN = 3  # numbers of a batch in one line
+TERMINAL = 100  # characters in a line of prose
 
 
 def number(value: float, signed: bool = False, figures: int = 3) -> str:
@@ -30,6 +32,13 @@ def numbers(values: Sequence[float], shown: int = SHOWN) -> str:
 def counted(count: int, name: str) -> str:
     """ "1 image", "3 images"."""
     return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def wrapped(line: str, width: int = TERMINAL) -> str:
+    """A line in lines of at most so many characters, broken between words; words alone may be longer."""
+    if len(line) <= width:
+        return line
+    return fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def signed(value: float) -> str:

@@ -42,6 +42,13 @@ def test_without_arguments_both_digits_of_the_shipped_pair(run: Run) -> None:
         assert out.count(word) >= 2
 
 
+def test_the_name_of_the_pairs_alone_is_the_first_of_them(run: Run) -> None:
+    status, out, err = run("explain", "digit-pair", "--iterations", "0")
+    assert (status, err) == (0, "") and "digit-pair-0-digit-pairs-3.png" in out
+    prose = [line for line in out.splitlines() if not line.startswith(("figure: ", "arrays: "))]
+    assert max(map(len, prose)) <= 100
+
+
 def test_json(run: Run) -> None:
     reports = explained(run, iterations=2)
     assert [report["target"] for report in reports] == sample_pairs().labels[0].tolist()

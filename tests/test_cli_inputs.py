@@ -49,6 +49,18 @@ def bands():
 def places():
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)).double()
 
+class Squeezed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+
+    def forward(self, x):
+        return self.body(x).squeeze()
+
+@seeded
+def squeezed():
+    return Squeezed()
+
 @seeded
 def grey():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 3)).double()
@@ -90,6 +102,7 @@ def own(here: Path) -> dict[str, Any]:
     """A folder with networks and inputs; the networks, as their user has them."""
     (here / "own.py").write_text(NETWORKS)
     (here / "table.csv").write_text(TABLE)
+    (here / "numbers-named.csv").write_text("a,b,c\n1,2,3\n")
     (here / "numbers.csv").write_text("1,2,3\n4,5,6\n")
     draw = np.random.default_rng(0)
     np.save("signal.npy", draw.standard_normal((2, 20)))
@@ -126,6 +139,13 @@ def test_one_score(run: Run, own: dict[str, Any]) -> None:
     report, _ = told(run, "table.csv", "--model", "own.py:score")
     assert (report["target"], report["label"]) == (None, "the score")
     assert report["y"] == pytest.approx(own["score"]()(torch.tensor([[31, 2.5, 3]]).double()).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("file", "row"), [("table.csv", [[31, 2.5, 3]]), ("row.npy", None)])
+def test_one_score_that_squeeze_leaves_without_a_batch(run: Run, own: dict[str, Any], file: str, row: Any) -> None:
+    x = torch.tensor(row or np.load("row.npy")).double()
+    report, _ = told(run, file, "--model", "own.py:squeezed")
+    assert report["y"] == pytest.approx(own["squeezed"]()(x).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +261,14 @@ REFUSED = {
     "no such line": (("table.csv", "--model", "own.py:table", "--row", "3"), "there is no row 3 of 3"),
     "a word": (("table.csv", "--model", "own.py:table", "--row", "2"), "row 2: 'rooms' is 'Rome', no number"),
     "no header": (("numbers.csv", "--model", "own.py:table"), "its first line must name the features"),
+    "a table of pictures": (
+        ("numbers-named.csv", "--model", "own.py:bands"),
+        "does not take numbers-named.csv, (1, 3): ",
+    ),
+    "softmax at the end": (
+        ("both.npz", "--model", "own.py:both", "--fixed", "mask"),
+        "end the graph there: --output head\n",
+    ),
     "no numbers": (("words.npy", "--model", "own.py:table"), "expected an array of numbers, not of <U1"),
     "no array": (("none.npy", "--model", "own.py:table"), "none.npy: there is no such file"),
     "no such input": (("both.npz", "--model", "own.py:both", "--fixed", "masks"), "holds image, features, mask"),
@@ -269,4 +297,5 @@ def test_refused(run: Run, own: dict[str, Any], case: str) -> None:
     before = files()
     status, out, err = run("explain", *arguments, "--out", "out")
     assert (status, out) == (2, "") and message in err and err.count("error: ") == 1, err
-    assert "Traceback" not in err and files() == before
+    assert "Traceback" not in err and "linreg.trace" not in err and files() == before
+    assert "cannot be read" not in err  # what could be read is refused for what it holds

@@ -24,6 +24,7 @@ REFUSED = {
     "text file": (("text.png",), "text.png: this is not an image"),
     "one pixel": (("dot.png",), "dot.png: expected at least 8×8 pixels, got 1×1"),
     "no such pair": (("digit-pair:8",), "expected digit-pair:0 to digit-pair:7"),
+    "no name": (("",), "the name of the INPUT is empty"),
     "unknown model": (("--model", "digit-pear"), "unknown model 'digit-pear'; near: digit-pairs"),
     "no image": (("--model", "net.py:model"), "--model net.py:model needs an INPUT"),
     "unknown class": ((*PHOTO, "net.py:named", "--target", "crame"), "net has no class 'crame'; near: crane"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,14 @@ def test_refused_before_any_work(case: str, monkeypatch: pytest.MonkeyPatch) -> 
         dmbp.compare(**{"network": network(), "x": picture(), "target": 1, "methods": ["nd"], **given})
 
 
+def test_a_package_that_is_missing_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmbp.comparison._made", None)
+    for name in ("captum", "captum.attr"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DmbpError, match=r"captum\.attr is not installed: .*baselines"):
+        dmbp.compare(network(), picture(), 1, ["nd", "deeplift"])
+
+
 # ---- pictures ----
 
 
@@ -193,6 +202,7 @@ def test_the_command(run: Run) -> None:
     ("arguments", "message"),
     [
         (("--methods", "nd,igg"), "there is no method 'igg' (did you mean 'ig'?)"),
+        (("--model", "net.py:unpooled"), "dmbp compare is for one picture and a network that gives scores of classes"),
         (("--targets", "crame"), "net has no class 'crame'; near: crane"),
         (("--format", "tiff"), "--format tiff: pictures are written as png, svg, pdf"),
         (("--out", "photo.png"), "cannot write to photo.png: Not a directory"),

@@ -323,12 +323,16 @@ def test_the_command_line_writes_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [kept["at"] for kept in value["inputs"][0]["snapshots"]] == [0, 1, 2, 3, 4]
 
 
-def test_what_does_not_fit_is_one_clear_error(digits: dmbp.Result, tmp_path: Path) -> None:
-    with pytest.raises(dmbp.DmbpError, match=r"cannot write .*nowhere"):
-        digits.to_html(tmp_path / "nowhere" / "why.html")
+def test_what_does_not_fit_is_one_clear_error(
+    digits: dmbp.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(dmbp.DmbpError, match=r"cannot write .*folder"):
-        digits.to_html(tmp_path / "folder")
+    with monkeypatch.context() as patched:
+        patched.setattr("dmbp.explorer.page.gathered", None)  # a page that cannot be written is not computed
+        with pytest.raises(dmbp.DmbpError, match=r"cannot write .*nowhere"):
+            digits.to_html(tmp_path / "nowhere" / "why.html")
+        with pytest.raises(dmbp.DmbpError, match=r"cannot write .*folder"):
+            digits.to_html(tmp_path / "folder")
     with pytest.raises(dmbp.DmbpError, match="image"):
         digits.to_html(tmp_path / "why.html", image=2)
     with pytest.raises(dmbp.DmbpError, match="a name for each of the 1 "):

@@ -257,6 +257,12 @@ def test_its_record_is_all_plain() -> None:
     assert {"level", "words", "paper", "complete", "growth", "settled", "rounding", "standing"} <= set(record)
 
 
+def test_it_prints_in_lines_of_a_terminal_and_tells_its_parts_whole() -> None:
+    verdict = explained("conv_bn").verdict()
+    assert max(map(len, str(verdict).splitlines())) <= 100 < max(map(len, verdict.lines()))
+    assert str(verdict).split() == " ".join(verdict.lines()).split()
+
+
 def test_refusals() -> None:
     with pytest.raises(dmbp.DmbpError, match="no image 3"):
         explained("conv_bn").verdict(3)

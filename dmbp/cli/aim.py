@@ -86,7 +86,7 @@ def _inputs(names: list[str] | None, row: int | None) -> Iterator[tuple[str | No
     if not names:
         yield None, row
     for name in names or ():
-        if not Path(name).is_dir():
+        if not name.strip() or not Path(name).is_dir():  # the path of no name is the folder one is in
             yield name, row
             continue
         pictures = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in ENDINGS)

@@ -28,8 +28,10 @@ WALLS = "with --regions: write the nearest walls as a figure (.png) and as array
 MODELS = "digit-pairs, digit-pairs-vgg, efficientnet-lite0, torchvision:NAME, voc:NAME, path.py:factory; repeatable"
 MORE_WEIGHTS = "weights to read instead: once for each model, in order; - for a model's own"
 DATA = "digit-pairs, foolbox, imagenet:FOLDER, voc:FOLDER, folder:PATH, or photo-pairs:DATA, two pictures side by side"
-METHODS = ("nd", "dmbp:loss=+", "dmbp:loss=+-", "dmbp")
-ASKED_METHODS = f"names with options, such as ig:steps=100 (default: {' '.join(METHODS)}, the paper's Table 1)"
+METHODS = ("nd", "dmbp:loss=+", "dmbp:loss=+-", "dmbp", "random")
+ASKED_METHODS = (
+    f"names with options, such as ig:steps=100 (default: {' '.join(METHODS)}: the paper's Table 1, and chance)"
+)
 BLUR = "judge each method's maps blurred by so many pixels too: insertion rewards smoothness of any map"
 ASKED_METRICS = "any of insertion, cim, deletion, localization, randomization (default: insertion cim)"
 BATCH = "pictures that go through a method together: more are faster on a GPU, and differ in rounding (default: 1)"

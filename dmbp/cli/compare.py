@@ -18,6 +18,12 @@ from dmbp.cli.written import formats_of, written
 from dmbp.comparison import METHODS, Comparison, compare
 from dmbp.errors import DmbpError
 from dmbp.files import check_writable, whole, writable
+from linreg.text import wrapped
+
+ONE_PICTURE = (
+    "dmbp compare is for one picture and a network that gives scores of classes; dmbp.compare takes maps of your own, "
+    "and dmbp explain other inputs and outputs"
+)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     check_writable(options.out)
     formats = formats_of(options.format)
     methods = [parse(text) for text in methods_of(options.methods)]
-    question = ask(options)
+    question = ask(options, locate=_classes)
     _check(question)
     model, targets = question.model, [k for k in question.targets if k is not None]
     network = model.network.eval()
@@ -69,12 +75,16 @@ def methods_of(texts: Sequence[str]) -> list[str]:
 
 
 def _check(question: Question) -> None:
-    """Raise DmbpError unless it is a picture and classes that are asked about."""
-    if not isinstance(question.where, Classes) or not isinstance(question.x, Tensor) or question.x.dim() != 4:
-        raise DmbpError(
-            "dmbp compare is for one picture and a network that gives scores of classes; dmbp.compare takes maps of "
-            "your own, and dmbp explain other inputs and outputs"
-        )
+    """Raise DmbpError unless it is a picture that is asked about."""
+    if not isinstance(question.x, Tensor) or question.x.dim() != 4:
+        raise DmbpError(ONE_PICTURE)
+
+
+def _classes(options: argparse.Namespace, output: Tensor) -> Classes:
+    """Raise DmbpError unless it is classes that are asked about, (1, classes)."""
+    if output.dim() != 2:
+        raise DmbpError(ONE_PICTURE)
+    return Classes()
 
 
 def _verdicts(found: Comparison) -> list[str]:
@@ -84,4 +94,4 @@ def _verdicts(found: Comparison) -> list[str]:
         for row in found.rows
         for label, verdict in zip(found.labels, row.verdicts, strict=False)
     ]
-    return list(dict.fromkeys(said))
+    return [wrapped(line) for line in dict.fromkeys(said)]

@@ -60,6 +60,8 @@ def _methods(options: argparse.Namespace) -> tuple[Judged, ...]:
     methods: list[Judged] = []
     for text in options.methods:
         sharp = parse(text)
+        if not options.tables:
+            sharp.check_installed()
         methods += [sharp, *(Blurred(sharp, sigma) for sigma in options.blur)]
     return tuple(methods)
 

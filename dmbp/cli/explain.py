@@ -17,13 +17,14 @@ import numpy as np
 from dmbp.account import LINES
 from dmbp.cli.aim import Aim, aims
 from dmbp.cli.json_text import as_json
+from dmbp.cli.question import said_as_options
 from dmbp.cli.written import Wanted, formats_of, write_pictures
 from dmbp.explanation import explain
 from dmbp.files import check_writable, writable
 from dmbp.learning.options import Options
 from dmbp.result import Result, write_arrays
 from dmbp.verdict import Verdict
-from linreg.text import counted
+from linreg.text import counted, wrapped
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
         iterations=options.iterations, loss=options.loss, sites=options.sites, unmasked=options.unmasked,
         agreement=options.agreement,
     )  # fmt: skip
-    asked = aims(options)
+    with said_as_options():
+        asked = aims(options)
     wanted.check(asked)
     reports: list[dict[str, Any]] = []
     for aim in asked:
@@ -135,7 +137,8 @@ def _text(aim: Aim, result: Result, report: dict[str, Any]) -> str:
     """What `dmbp explain` prints of one target."""
     made = f"{_iterations(result)} in {report['seconds']:.1f} s"
     files = [f"{kind}: {path}" for kind, paths in report["files"].items() for path in paths]
-    lines = [result.summary(), "", *report["verdict"]["lines"], *files, f"arrays: {report['arrays']}"]
+    told = [*result.summary().splitlines(), "", *report["verdict"]["lines"]]
+    lines = [*map(wrapped, told), *files, f"arrays: {report['arrays']}"]
     return f"{aim.name}, {report['model']} at {report['image']}: {made}\n\n" + "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dmbp.cli.json_text import as_json
-from dmbp.cli.question import Question, another, ask
+from dmbp.cli.question import Question, another, ask, said_as_options
 from dmbp.errors import DmbpError
 from dmbp.files import slug
 
@@ -17,7 +17,8 @@ def run(options: argparse.Namespace) -> None:
     """`dmbp inspect`: the graph's summary, the ledger of each target and its certificate; the region if asked for."""
     if (options.to or options.out) and not options.regions:
         raise DmbpError("--to and --out say more of a region: give --regions too")
-    question = ask(options)
+    with said_as_options():
+        question = ask(options)
     if options.regions and not isinstance(question.x, Tensor):
         raise DmbpError("--regions is for networks of one input: in Python, linreg.regions takes several in a row")
     to = another(question, options.to, options) if options.to else None

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from dmbp.cli.where import Class, Where, where
 from dmbp.errors import DmbpError
 from dmbp.models import Model, check_spec, load_model
 from dmbp.models.digit_networks import NETWORKS
-from linreg import OperatorGraph, trace
+from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.outputs import names_of
 from linreg.target import Target
 
@@ -57,10 +57,15 @@ class Question:
         return ("the score" if index is None else named(self.model.label(index), index)) + self.where.words
 
 
-def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -> Question:
+def ask(
+    options: argparse.Namespace,
+    known: dict[str, Question] | None = None,
+    locate: Callable[[argparse.Namespace, Tensor], Where] = where,
+) -> Question:
     """Everything that can go wrong before the work starts goes wrong here.
 
-    `known` has earlier questions by the network's name: one of the same network is loaded and traced once.
+    `known` has earlier questions by the network's name: one of the same network is loaded and traced once. `locate`
+    says where in the output the score is, or raises DmbpError.
     """
     device = device_of(options.device)
     check_spec("digit-pairs" if options.model is None else options.model)
@@ -69,7 +74,7 @@ def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -
         raise DmbpError(f"--model {options.model} needs an INPUT to explain")
     if options.image is not None and not options.image.strip():
         raise DmbpError("the name of the INPUT is empty: name a file, or leave it out for the first digit pair")
-    name = f"{PAIR}:0" if options.image is None else options.image
+    name = _in_full(options.image)
     source = read_given(name, options.row, options.fixed, _scale(options))
     spec = options.model or ("digit-pairs" if name.startswith(PAIR) else "efficientnet-lite0")
     before = (known or {}).get(spec)
@@ -83,7 +88,7 @@ def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -
         same = before.graph if before is not None and alike else None
         graph = same or trace(network, x, fixed=_fixed(source), output=_output(options, model, x))
     output = graph(x)
-    place = where(options, output)
+    place = locate(options, output)
     classes = tuple(dict.fromkeys(model.index(target, output.shape[1]) for target in options.target or ()))
     if model.labels and output.dim() > 1 and len(model.labels) != output.shape[1]:
         raise DmbpError(f"{model.name} has {len(model.labels)} labels, and {output.shape[1]} scores")
@@ -96,6 +101,11 @@ def ask(options: argparse.Namespace, known: dict[str, Question] | None = None) -
     if known is not None:
         known[spec] = question
     return question
+
+
+def _in_full(name: str | None) -> str:
+    """The name of an input; the first of the shipped pairs where none is given, or no number of a pair."""
+    return f"{PAIR}:0" if name is None or name == PAIR else name
 
 
 def _scale(options: argparse.Namespace) -> tuple[list[float], list[float]] | None:
@@ -144,10 +154,21 @@ def _output(options: argparse.Namespace, model: Model, x: Any) -> str | None:
 
 def another(question: Question, name: str, options: argparse.Namespace) -> Tensor:
     """A second input, as the question's network takes it. Raises DmbpError where there is none of that name."""
+    name = _in_full(name)
     x = read_given(name, options.row, (), _scale(options)).given(question.model, question.x)
     if not isinstance(x, Tensor) or x.shape != question.x.shape:
         raise DmbpError(f"{name} is no input of the same shape as {question.name}")
     return x
+
+
+@contextmanager
+def said_as_options() -> Iterator[None]:
+    """What a refusal says of an argument of `linreg.trace`, said of the option of the command line."""
+    try:
+        yield
+    except LinregError as error:
+        said = re.sub(r"linreg\.trace\(…, output='([^']+)'\)", r"--output \1", str(error))
+        raise DmbpError(said) from error
 
 
 @contextmanager

@@ -58,11 +58,14 @@ class Picture(Source):
 class Table(Source):
     """A row of a table (F,), its features named."""
 
+    name: str
     values: np.ndarray
     names: tuple[str, ...]
 
     def given(self, model: Model, like: Tensor) -> Tensor:
-        return _tensor(self.values, like)[None]
+        x = _tensor(self.values, like)[None]
+        _check_taken(model, self.name, x)
+        return x
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +121,7 @@ class Several(Source):
         if self.row >= count:
             raise DmbpError(f"{self.name}: there is no row {self.row} of {count}")
         chosen: dict[str, Tensor] = stacked([row for n, row in enumerate(rows) if n == self.row])
-        try:
-            with torch.no_grad():
-                model.network(**chosen)
-        except Exception as error:  # a user's network may raise anything
-            first = str(error).strip().partition("\n")[0]
-            raise DmbpError(f"{model.name}: the network does not take {self.name}: {first}") from error
+        _check_taken(model, self.name, **chosen)
         return chosen
 
 
@@ -141,6 +139,8 @@ def read_given(name: str, row: int | None, fixed: Sequence[str], scale: Any) -> 
         raise DmbpError(f"{name}: there is no such file")
     try:
         return reader(name, row, tuple(fixed), scale)
+    except DmbpError:  # which names the file itself
+        raise
     except (OSError, ValueError, EOFError, csv.Error) as error:
         raise DmbpError(f"{name} cannot be read: {str(error).partition(chr(10))[0]}") from error
 
@@ -193,7 +193,7 @@ def _table(name: str, row: int | None, fixed: tuple[str, ...], scale: Any) -> So
     for feature, value in zip(header, values, strict=True):
         if not _is_number(value):
             raise DmbpError(f"{name}, row {number}: '{feature}' is {value!r}, no number: encode it as in training")
-    return Table(np.array(values, float), tuple(feature.strip() for feature in header))
+    return Table(name, np.array(values, float), tuple(feature.strip() for feature in header))
 
 
 _READERS: dict[str, Callable[[str, int | None, tuple[str, ...], Any], Source]] = {
@@ -220,6 +220,17 @@ def _tensor(values: np.ndarray, like: Tensor, keep: bool = False) -> Tensor:
     return tensor.to(like.device) if integers else tensor.to(like)
 
 
+def _check_taken(model: Model, name: str, *inputs: Tensor, **named: Tensor) -> None:
+    """Raise DmbpError, with the first line of why, where the network does not take what a file holds."""
+    try:
+        with torch.no_grad():
+            model.network(*inputs, **named)
+    except Exception as error:  # a user's network may raise anything
+        first = str(error).strip().partition("\n")[0]
+        shape = f", {_listed(inputs)}" if inputs else ""
+        raise DmbpError(f"{model.name}: the network does not take {name}{shape}: {first}") from error
+
+
 def _dimensions(model: Model, x: Tensor, copies: int) -> int | str:
     """How many dimensions the network's scores have, for so many copies of an input; or the first line of why it fails.
 
@@ -230,9 +241,9 @@ def _dimensions(model: Model, x: Tensor, copies: int) -> int | str:
             made = model.network(torch.cat([x] * copies))
     except Exception as error:  # a user's network may raise anything
         return str(error).strip().partition("\n")[0]
-    if not isinstance(made, Tensor):
+    if not isinstance(made, Tensor) or (made.dim() == 0 and copies == 1):  # squeeze() takes the one image off
         return 0
-    return made.dim() if len(made) == copies else f"it gives {tuple(made.shape)} for {copies} inputs"
+    return made.dim() if made.dim() and len(made) == copies else f"it gives {tuple(made.shape)} for {copies} inputs"
 
 
 def _listed(ways: Sequence[Tensor]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from dmbp.account import check_image
 from dmbp.explorer.gathered import gathered
 from dmbp.explorer.packing import Pack
-from dmbp.files import whole
+from dmbp.files import check_file, whole
 
 if TYPE_CHECKING:
     from dmbp.result import Result
@@ -56,6 +56,7 @@ def write_page(
     """
     check_image(result.account, image)
     path = Path(path)
+    check_file(path)  # before the work, which can take a minute
     value, pack = gathered(result, image, picture, title, names, verdict or result.verdict(image))
     text = _filled(_parts(value, pack), lessons)
     with whole(path) as partial:

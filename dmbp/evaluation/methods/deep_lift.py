@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +37,11 @@ class DeepLift(Method):
     sign: ClassVar[str] = "signed"
 
     baseline: float = option(0.0, "x₀, in the network's input space: 0 is its mean colour", "Captum")
+
+    def check_installed(self) -> None:
+        if "captum" not in sys.modules and find_spec("captum"):
+            return  # there, and slow to import
+        needs("captum.attr", install("baselines"))
 
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         captum = needs("captum.attr", install("baselines"))

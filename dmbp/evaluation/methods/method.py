@@ -49,6 +49,10 @@ class Method(ABC):
             classes = class_indices(target, len(x)).to(x.device)
             return self.attribute(network, x, classes).detach()
 
+    def check_installed(self) -> None:
+        """Raise DmbpError where the method needs a package that is not installed; most need none."""
+        return
+
     @abstractmethod
     def attribute(self, network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         """The map, for checked pictures and one class for each, (N,) on their device."""
