@@ -54,9 +54,12 @@ def along(
     [[0.0, 0.0], [0.0, 1.5]]
     """
     for site, mask in masks.items():
-        if not isinstance(mask, Tensor) or len(mask) != 1:
+        if not isinstance(mask, Tensor) or mask.shape[:1] != (1,):
             raise DmbpError(f"the masks of a line are those of one image: that of '{site}' must have shape (1, …)")
-    parts = [_on(segment, slice(k, min(k + size, len(segment))), masks, target, unmasked) for k in range(
+    if size < 1:
+        raise DmbpError(f"1 piece or more goes through the network at a time, not {size}")
+    w = cotangent(target, segment.starts[:1])
+    parts = [_on(segment, slice(k, min(k + size, len(segment))), masks, w, unmasked) for k in range(
         0, len(segment), size)]  # fmt: skip
     y, positive, negative, u = (torch.cat(each) for each in zip(*parts, strict=True))
     ends = torch.stack([segment.t[:-1], segment.t[1:]], 1)
@@ -64,14 +67,13 @@ def along(
 
 
 def _on(
-    segment: Segment, pieces: slice, masks: Masks, target: Target, unmasked: str
+    segment: Segment, pieces: slice, masks: Masks, w: Tensor, unmasked: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, y⁺, y⁻ and u on some pieces, (n, 2) each."""
+    """y, y⁺, y⁻ and u on some pieces, (n, 2) each; w (1, *output shape) are the weights of the score."""
     lin = segment.linearize(pieces)
     each = {site: mask.expand(len(lin.input), *mask.shape[1:]) for site, mask in masks.items()}
-    split = decompose(lin, each, target, unmasked)
+    split = decompose(lin, each, w[0], unmasked)
     ends = [segment.points(t[pieces]) for t in (segment.t[:-1], segment.t[1:])]
-    w = cotangent(target, lin.output)
 
     def scores(passed: Linearization) -> Tensor:
         return torch.stack([sum_per_image(w * _at(passed, x)) for x in ends], 1)

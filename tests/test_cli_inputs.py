@@ -220,6 +220,18 @@ def test_several_inputs(run: Run, own: dict[str, Any]) -> None:
     assert Path(report["map of image"]).name.endswith("-image-complete.png")
 
 
+def test_regions_of_one_input_and_of_no_gates(run: Run, own: dict[str, Any]) -> None:
+    """Several inputs are refused before anything is read for --to; a region without an end has no picture."""
+    words = ("both.npz", "--row", "1", "--model", "own.py:both", "--fixed", "mask", "--output", "head")
+    status, out, err = run("inspect", *words, "--regions", "--to", "both.npz")
+    assert (status, out) == (2, "") and "--regions is for networks of one input" in err
+    status, out, err = run(
+        "inspect", "table.csv", "--model", "own.py:table", "--output", "0", "--regions", "--out", "new"
+    )
+    assert (status, err) == (0, "") and "as far as one likes" in out and "figure" not in out
+    assert [path.suffix for path in Path("new").iterdir()] == [".npz"]
+
+
 def test_an_output_by_its_name(run: Run, own: dict[str, Any]) -> None:
     words = ("table.csv", "--model", "own.py:heads", "--target", "0")
     assert told(run, *words, "--output", "aux")[0]["y"] == -told(run, *words, "--output", "out")[0]["y"]

@@ -165,8 +165,18 @@ def test_chunks_change_nothing() -> None:
         lambda x: F.threshold(x, 0.1, -1.0).cumsum(1),
         lambda x: torch.where(x > x.flip(1), x, 2 * x - 1),
         lambda x: F.max_unpool1d(*F.max_pool1d(x[:, None], 2, return_indices=True), 2)[:, 0],
+        lambda x: torch.where((x.view(-1, 2, 3) > 0).mT, x.view(-1, 3, 2), 0 * x.view(-1, 3, 2)).flatten(1),
+        lambda x: F.relu((1e-3 * x + torch.arange(6, dtype=D)).sort(1).values - 2),
     ],
-    ids=["twice the same kinks", "topk of ties", "jumps", "jumps by comparison", "unpooled"],
+    ids=[
+        "twice the same kinks",
+        "topk of ties",
+        "jumps",
+        "jumps by comparison",
+        "unpooled",
+        "jumps by comparison of another shape",
+        "an order that stays",
+    ],
 )
 def test_ties_and_jumps(made: object) -> None:
     x = drawn(3, 2, 6)
@@ -206,7 +216,7 @@ def test_refusals() -> None:
     for wrong in (b * torch.nan, b.float()):
         with pytest.raises(linreg.LinregError):
             segment(graph, a, wrong)
-    for options in ({"stretch": (0.5, 0.5)}, {"stretch": (0, 2)}, {"by": "region"}):
+    for options in ({"stretch": (0.5, 0.5)}, {"stretch": (0, 2)}, {"stretch": 0.5}, {"by": "region"}):
         with pytest.raises(linreg.LinregError):
             segment(graph, a, b, **options)  # type: ignore[arg-type]
     line = segment(graph, a, b, progress=False)
@@ -215,6 +225,12 @@ def test_refusals() -> None:
             line.flips(wrong)
     with pytest.raises(linreg.LinregError, match="from t"):
         line.output([1.5])  # type: ignore[arg-type]
+    with pytest.raises(linreg.LinregError, match="1 piece or more"):
+        line.integrated_gradients(0, size=-1)
+    with pytest.raises(linreg.LinregError, match=r"graph, linreg\.trace"):
+        segment(nn.Linear(3, 2), a, b)  # type: ignore[arg-type]
+    same = [line.integrated_gradients(target) for target in (1, [1], torch.tensor([[0.0, 1.0]], dtype=D))]
+    assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
 
 
 # ---- Integrated Gradients ----
@@ -243,15 +259,17 @@ def test_errors_of_rules_are_those_of_their_gradients(rule: str) -> None:
     """The gap from the slopes is the sum of the map by autograd."""
     x = drawn(8, 2, 5)
     line = line_of(perceptron(5, 12, 12, 3), x[:1], x[1:])
-    errors = rule_errors(line, 1, (3, 10, 2000), rule)
-    assert torch.allclose(errors.gap.double(), gaps(line, 1, (3, 10, 2000), rule).double(), atol=1e-6)
+    errors = rule_errors(line, [1], (3, 10, 2000), rule)
+    with pytest.raises(linreg.LinregError, match="two or more each"):
+        rule_errors(line, 1, 5, rule)  # type: ignore[arg-type]
+    assert torch.allclose(errors.gap, gaps(line, 1, (3, 10, 2000), rule), atol=1e-12)
     assert errors.distance[2] < 0.2 * errors.distance[0]
     t, w = RULES[rule](10)
     points = line.points(t).requires_grad_()
     (gradient,) = torch.autograd.grad(line.graph.to_module()(points)[:, 1].sum(), points)
     literal = ((line.b - line.a) * (w[:, None] * gradient)).sum()
     change = line.score([1.0], 1) - line.score([0.0], 1)  # type: ignore[arg-type]
-    assert abs(literal - change - errors.gap[1]) < 1e-6
+    assert abs(literal - change - errors.gap[1]) < 1e-12
 
 
 def test_equal_maps_are_merged() -> None:

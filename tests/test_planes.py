@@ -156,8 +156,9 @@ def test_refusals() -> None:
         plane(graph, x[:1], x[1:2], x[2:], bounds=((-9, 9), (-9, 9)), limit=50)
     with pytest.raises(linreg.LinregError, match="GiB"):
         plane(graph, x[:1], x[1:2], x[2:], memory=100)
-    with pytest.raises(linreg.LinregError, match="bounds"):
-        plane(graph, x[:1], x[1:2], x[2:], bounds=((1, 0), (0, 1)))
+    for bounds in (((1, 0), (0, 1)), ((0, torch.inf), (0, 1)), (0, 1, 0, 1)):
+        with pytest.raises(linreg.LinregError, match="bounds"):
+            plane(graph, x[:1], x[1:2], x[2:], bounds=bounds)  # type: ignore[arg-type]
     with pytest.raises(linreg.LinregError, match="one input"):
         plane(graph, x[:1], x[1:2], x[:2])
 

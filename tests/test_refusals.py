@@ -171,7 +171,7 @@ def small() -> nn.Sequential:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (Pair, ["forward must take one tensor (missing a required argument: 'y')", "wrap it in a module"]),
+        (Pair, ["forward must take one tensor (missing a required argument: 'y')", "a tuple of tensors in order"]),
         (Builtin, ["forward must take one tensor (no signature found for builtin", "wrap it in a module"]),
         (
             lambda: nn.Sequential(Lambda(lambda x: x["image"])),

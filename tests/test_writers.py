@@ -249,7 +249,7 @@ def test_numbers_that_json_does_not_know_are_null() -> None:
 def test_an_empty_name_is_no_picture(word: str, run: Run) -> None:
     for command in ("explain", "inspect"):
         status, _, err = run(command, word)
-        assert status == 2 and "the name of the IMAGE is empty" in err
+        assert status == 2 and "the name of the INPUT is empty" in err
     status, _, err = run("explain", "--model", "")
     assert status == 2 and "unknown model ''" in err
 

@@ -21,6 +21,8 @@ def run(options: argparse.Namespace) -> None:
         check_writable(options.out)
     with said_as_options():
         question = ask(options)
+    if options.regions and not isinstance(question.x, Tensor):
+        raise DmbpError("--regions is for networks of one input: in Python, linreg.regions takes several in a row")
     to = another(question, options.to, options) if options.to else None
     lin = question.graph.linearize(question.x)
     summary: dict[str, Any] = {"model": question.model.name, "nodes": [], "targets": []}

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dmbp.cli.question import Question, quietly
-from dmbp.errors import DmbpError
 from dmbp.files import save_figure, writable
 from linreg import Linearization, LinregError, trace
 from linreg.operators.sparse import to_numpy
@@ -38,10 +37,8 @@ class RegionReport:
 def region_report(question: Question, to: Tensor | None, output: str | None = None) -> RegionReport:
     """The region of the question's input, and the pieces on the line to another one, all in float64.
 
-    In float32 the nearest walls of a large network are closer than rounding. Raises DmbpError for several inputs.
+    In float32 the nearest walls of a large network are closer than rounding.
     """
-    if not isinstance(question.x, Tensor):
-        raise DmbpError("--regions is for networks of one input: linreg.regions takes several of them in a row")
     network = deepcopy(question.model.network).double()
     x = question.x.double()
     with quietly():
@@ -66,7 +63,7 @@ def region_report(question: Question, to: Tensor | None, output: str | None = No
 
 
 def save(report: RegionReport, folder: Path, stem: str) -> dict[str, str]:
-    """The nearest walls as a picture and as arrays: {what: path}."""
+    """The nearest walls as arrays and, if there are any, as a picture: {what: path}."""
     from linreg.plot import draw_walls
 
     writable(folder)
@@ -78,7 +75,10 @@ def save(report: RegionReport, folder: Path, stem: str) -> dict[str, str]:
         row=[wall.row for wall in found], normal=[to_numpy(wall.normal) for wall in found],
         point=[to_numpy(wall.point) for wall in found],
     )  # fmt: skip
-    return {"figure": str(save_figure(draw_walls(found).figure, figure)), "arrays": str(arrays)}  # type: ignore[arg-type]
+    told = {"arrays": str(arrays)}
+    if found:
+        told["figure"] = str(save_figure(draw_walls(found).figure, figure))  # type: ignore[arg-type]
+    return told
 
 
 def _wall(wall: Any) -> dict[str, Any]:

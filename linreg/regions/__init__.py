@@ -9,8 +9,9 @@
 - **by map and connected**, if a path leads from one to the other on which the map stays the same: the same function
   may come back somewhere else, and is then another region.
 
-Functions of this room take `by="pattern"` (the default) or `by="map"`; with "map", pieces that touch and have equal
-maps are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree.
+`walls` and `segment` take `by="pattern"` (the default) or `by="map"`; with "map", pieces that touch and have equal maps
+are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree. All else
+is by pattern, the polygons of a plane too: together they might be bent.
 """
 
 from linreg.regions.crossing import Neighbour, across, neighbours

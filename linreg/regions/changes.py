@@ -76,7 +76,8 @@ def noise(values: Tensor) -> float:
 
 
 def _of_level(level: Tensor, cells: Cells, shape: tuple[int, ...]) -> Changes:
-    if level.shape[1:] != shape and torch.broadcast_shapes(level.shape[1:], shape) == torch.Size(shape):
+    fits = level.dim() == 1 + len(shape) and all(m in (1, n) for m, n in zip(level.shape[1:], shape, strict=True))
+    if fits:
         level = level.expand(len(level), *shape)
     flat = level.flatten(1) if level.dim() > 1 else level[:, None]
     zero = noise(flat)
@@ -89,6 +90,8 @@ def _of_level(level: Tensor, cells: Cells, shape: tuple[int, ...]) -> Changes:
         first = up | (~down & right_up)  # the sign within the cell, next to its start
         last = right_up | (~right_down & up)
         before, met = (last[:-1] ^ first[1:]).nonzero(as_tuple=True)
+    if not fits:  # of another shape than the value, it says nothing of one unit
+        unit, met = torch.zeros_like(unit), torch.zeros_like(met)
     return Changes(cell, at_start / (at_start - at_end), unit, before, met)
 
 
@@ -118,7 +121,7 @@ def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -
     zero, found = noise(x), [(cell[:0], x.new_empty(0, dtype=torch.float64), cell[:0])]
     start, end = cells.starts(x).flatten(1), cells.ends(x).flatten(1)
     block = max(1, BLOCK // contest.candidates.shape[1] ** (1 if contest.extreme else 2))
-    for c, r in zip(cell.split(block), row.split(block), strict=True):
+    for c, r in zip(cell.split(block), row.split(block), strict=True) if len(cell) else ():
         left, right = (contest.rows(side[c], r).double() for side in (start, end))
         turns = _envelope(contest.extreme * left, contest.extreme * right, zero) if contest.extreme else _orders(
             left, right, zero, contest)  # fmt: skip

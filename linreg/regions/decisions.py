@@ -187,7 +187,7 @@ def _of_choice(choice: Choice, inputs: Inputs, frozen: Affine, shape: Shape) -> 
     spots = _positions([data.shape for data in choice.inputs])
     values, places = dict(zip(names, inputs, strict=True)), dict(zip(names, spots, strict=True))
     steps = [step for top in steps_of(choice.call) for step in _comparisons(top)]
-    parts = [_of_comparison(step, values, places) for step in steps]
+    parts = [_of_comparison(step, values, places, shape) for step in steps]
     pools = zip(choice.deciders(inputs, shape), choice.deciders(tuple(spots), shape), strict=True)
     for (operator, own, out), (_, there, _) in pools:
         contest = operator.contest(out)
@@ -196,7 +196,7 @@ def _of_choice(choice: Choice, inputs: Inputs, frozen: Affine, shape: Shape) -> 
         local, row = _of_contest(contest, own[0]), there[0].flatten().to(own[0].device)
         assert local.minus is not None
         parts.append(Decisions(row[local.plus], row[local.minus], local.kink, local.sign, local.unit))
-    return _joined(parts, prod(shape)) if parts else None
+    return _joined(parts) if parts else None
 
 
 def _comparisons(step: Step) -> list[Step]:
@@ -206,8 +206,11 @@ def _comparisons(step: Step) -> list[Step]:
     return [found for inner in steps_of(step.call) for found in _comparisons(inner)]
 
 
-def _of_comparison(step: Step, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Decisions:
-    """The side on which a difference is; at 0 that of the answer which the comparison gives there."""
+def _of_comparison(step: Step, values: Mapping[str, Tensor], places: Mapping[str, Tensor], value: Shape) -> Decisions:
+    """The side on which a difference is; at 0 that of the answer which the comparison gives there.
+
+    Of another shape than the `value` that is chosen, it says nothing of one unit: it is put down to unit 0.
+    """
     call, like = step.call, next(iter(values.values()))
 
     def side(argument: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,19 +234,19 @@ def _of_comparison(step: Step, values: Mapping[str, Tensor], places: Mapping[str
         sign.where(~flipped, -sign),
     )
     kink = torch.where(flipped, own, other)
-    unit = torch.arange(len(plus), device=like.device)
+    unit = torch.arange(len(plus), device=like.device) * (step.shape == value)
     return Decisions(plus, None if bool((minus < 0).all()) else minus, kink, sign, unit)
 
 
-def _joined(parts: list[Decisions], units: int) -> Decisions:
-    """One after the other; a comparison of another shape than the value says nothing of one unit: unit 0."""
+def _joined(parts: list[Decisions]) -> Decisions:
+    """One after the other."""
     minus = None
     if any(part.minus is not None for part in parts):
         none = [torch.full_like(part.plus, -1) if part.minus is None else part.minus for part in parts]
         minus = torch.cat(none)
-    fitting = [part.unit if len(part) and int(part.unit.max()) < units else 0 * part.unit for part in parts]
-    plus, kink, sign = (torch.cat([getattr(part, name) for part in parts]) for name in ("plus", "kink", "sign"))
-    return Decisions(plus, minus, kink, sign, torch.cat(fitting))
+    names = ("plus", "kink", "sign", "unit")
+    plus, kink, sign, unit = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return Decisions(plus, minus, kink, sign, unit)
 
 
 # ---- of several parts ----
@@ -266,7 +269,7 @@ def _of_each(each: Each, inputs: Inputs, frozen: Affine, shape: Shape) -> Decisi
         minus = None if part.minus is None else torch.where(part.minus < 0, -1, row[part.minus.clamp_min(0)])
         unit = part.unit + p * prod(shape[1:])
         found.append(Decisions(row[part.plus], minus, part.kink, part.sign, unit))
-    return _joined(found, prod(shape))
+    return _joined(found)
 
 
 RULES: dict[Any, Callable[..., Decisions | None]] = {

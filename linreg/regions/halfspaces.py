@@ -165,8 +165,12 @@ class Inequalities:
     @torch.no_grad()
     def back(self, g: Tensor) -> Tensor:
         """Aᵀ g for g (N, rows): (N, *input_shape). One adjoint pass for all sites."""
-        if g.dim() != 2 or g.shape[1] != len(self):
-            raise LinregError(f"weights of the rows must have shape (N, {len(self):,}), not {tuple(g.shape)}")
+        like = self.lin.input
+        if not isinstance(g, Tensor) or g.dim() != 2 or g.shape[1] != len(self):
+            given = tuple(g.shape) if isinstance(g, Tensor) else type(g).__name__
+            raise LinregError(f"weights of the rows must have shape (N, {len(self):,}), not {given}")
+        if g.dtype != like.dtype or g.device != like.device:
+            raise LinregError(f"weights must be {like.dtype} on {like.device}, not {g.dtype} on {g.device}")
         parts = [self._pull_all(part) for part in g.split(self._at_once)]
         return torch.cat(parts) if parts else g.new_empty(0, *self.lin.input.shape[1:])
 
@@ -259,12 +263,7 @@ class Inequalities:
     def _numbers(self, numbers: Sequence[int] | Tensor | slice) -> Tensor:
         if isinstance(numbers, slice):
             return torch.arange(len(self))[numbers]
-        chosen = torch.as_tensor(numbers, device="cpu")
-        if chosen.dtype == torch.bool:
-            return chosen.nonzero()[:, 0]
-        if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(self):
-            raise LinregError(f"there are rows 0 to {len(self) - 1:,}")
-        return chosen.long().reshape(-1)
+        return _within(numbers, len(self), f"there are rows 0 to {len(self) - 1:,}").cpu()
 
     def _rival(self, node: Node, place: int) -> tuple[int, ...]:
         for name in node.inputs:
@@ -289,6 +288,10 @@ def inequalities(lin: Linearization, sites: Sequence[str] | None = None, units: 
 
     Raises LinregError for several images, and for sites and units that there are not.
     """
+    if not isinstance(lin, Linearization):
+        raise LinregError(f"a region is that of a linearization, graph.linearize(x), not of {type(lin).__name__}")
+    if isinstance(sites, str) or not isinstance(units, Mapping | None):
+        raise LinregError(f"sites are a list of names, and units are {{site: places}}; not {sites!r} and {units!r}")
     if len(lin.input) != 1:
         raise LinregError(
             f"a region is of one input, and this linearization holds {len(lin.input)}: linearize one of them, "
@@ -319,11 +322,21 @@ def inequalities(lin: Linearization, sites: Sequence[str] | None = None, units: 
 def _of_units(each: Decisions, node: Node, units: Units | None) -> Decisions:
     if units is None or node.name not in units:
         return each
-    chosen = torch.as_tensor(units[node.name], device=each.unit.device)
     size = prod(node.shape)
+    chosen = _within(units[node.name], size, f"'{node.name}' has units 0 to {size - 1:,}, flattened")
+    return each.some(torch.isin(each.unit, chosen.to(each.unit.device)))
+
+
+def _within(numbers: Sequence[int] | Tensor, size: int, wanted: str) -> Tensor:
+    """Whole numbers below `size`, or those where a mask is true, in a row; for others raises LinregError, as wanted."""
+    chosen = torch.as_tensor(numbers).reshape(-1)
+    if chosen.dtype == torch.bool and len(chosen) == size:
+        return chosen.nonzero()[:, 0]
+    if len(chosen) and (chosen.dtype == torch.bool or chosen.is_floating_point()):
+        raise LinregError(f"{wanted}; or give a mask of them all, not {chosen.dtype} ({len(chosen)},)")
     if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < size:
-        raise LinregError(f"'{node.name}' has units 0 to {size - 1:,}, flattened")
-    return each.some(torch.isin(each.unit, chosen))
+        raise LinregError(wanted)
+    return chosen.long()
 
 
 def _place(number: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from math import inf, nan, prod
 from time import perf_counter
 
 import torch
@@ -17,10 +17,12 @@ from tqdm import tqdm
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given
+from linreg.numerals import whole_number
 from linreg.operators import Affine
 from linreg.regions.meaning import By, check_by
 from linreg.regions.segments import MEMORY, Segment, inputs_of, walk
 from linreg.target import Target
+from linreg.text import counted
 
 LARGE = 2**16  # units of a network that is estimated before a line is begun
 ENOUGH = 10  # breakpoints on a stretch from which a number is estimated
@@ -43,7 +45,9 @@ class Estimate:
     counts: tuple[int, ...]
 
     def __str__(self) -> str:
-        numbers = f"about {self.pieces:,.0f} pieces ({self.low:,.0f} to {self.high:,.0f} with 95 % confidence)"
+        numbers = (
+            f"about {counted(round(self.pieces), 'piece')} ({self.low:,.0f} to {self.high:,.0f} with 95 % confidence)"
+        )
         return f"{numbers}, in about {self.seconds:,.0f} s"
 
 
@@ -65,14 +69,16 @@ def segment(
 ) -> Segment:  # fmt: skip
     """Every piece of the network on the way from a to b, x(t) = a + t (b − a), or on a `stretch` of t of it.
 
-    a and b are one input each, (1, *input_shape). `by` is "pattern", where every flip of a unit begins a new piece, or
-    "map": pieces with the same affine function (of y by `target`) are one. Values at hand take about `memory` bytes.
+    a and b are one input each, (1, *input_shape). `by` is "pattern", where every flip of a unit begins a new piece, and
+    every comparison with another answer, or "map": pieces with the same affine function (of y by `target`) are one.
+    Values at hand take about `memory` bytes.
     A network of more than 65,536 units is estimated first. On Ctrl-C what is done comes back: `complete` is then False.
     A line of length 0, and a network without gates, have one piece; a unit that lies within its wall all along, or is
     dead, flips nowhere.
 
     Raises LinregError for inputs that do not fit; for a network that fixes the number of its inputs; for one that jumps
-    by another rule than a comparison; and, before or while it works, where there are more than `limit` pieces.
+    by another rule than a comparison; and, before or while it works, where more than `limit` pieces do not reach its
+    end.
     """
     check_by(by)
     graph, (a, b) = inputs_of(graph, a=a, b=b)
@@ -99,8 +105,8 @@ def estimate(
     Of as many equal parts of the line, each has one stretch at a random place; the seed is 0 without a `generator`.
     Raises LinregError as `segment`.
     """
-    if stretches < 2:
-        raise LinregError(f"an interval needs two stretches or more, not {stretches}")
+    if (whole_number(stretches) or 0) < 2:
+        raise LinregError(f"an interval needs two stretches or more, not {stretches!r}")
     graph, (a, b) = inputs_of(graph, a=a, b=b)
     return _estimate(graph, a, b, (0.0, 1.0), memory, stretches, generator or torch.Generator().manual_seed(0))
 
@@ -113,7 +119,7 @@ def density(
 
     Their directions are random, the seed is 0 without a `generator`. Raises LinregError as `segment`.
     """
-    if not radius > 0 or lines < 2:
+    if not 0 < radius < inf or lines < 2:
         raise LinregError(f"a density needs a radius above 0 and two lines or more, not {radius} and {lines}")
     graph, (x,) = inputs_of(graph, x=x)
     generator, counts = generator or torch.Generator().manual_seed(0), []
@@ -158,7 +164,10 @@ def _estimate(
 
 
 def _checked(stretch: tuple[float, float]) -> tuple[float, float]:
-    start, stop = (float(end) for end in stretch)
+    try:
+        start, stop = (float(end) for end in stretch)
+    except (TypeError, ValueError):
+        start = stop = nan
     if not 0 <= start < stop <= 1:
         raise LinregError(f"a stretch is a pair of numbers with 0 ≤ start < stop ≤ 1, not {stretch!r}")
     return start, stop

@@ -26,6 +26,7 @@ from torch import Tensor
 from linreg.errors import LinregError
 from linreg.graph import Node
 from linreg.linearization import Linearization
+from linreg.numerals import real_number, whole_number
 from linreg.operators.steps import Choice
 from linreg.regions.halfspaces import Inequalities, Label, Units, inequalities
 from linreg.regions.meaning import By, check_by
@@ -135,6 +136,8 @@ def walls(
     the nearest 2 of 2 walls; every row was made
     """
     check_by(by)
+    if (whole_number(count) or 0) < 1:
+        raise LinregError(f"count is how many walls are looked for, 1 or more, not {count!r}")
     region = inequalities(lin, sites, units)
     asked = _asked(region, by, sample, seed)
     whole = sites is None and units is None and (sample is None or sample > len(asked))
@@ -164,8 +167,15 @@ def distances(region: Inequalities, norm: float = 2) -> Tensor:
 def exits(region: Inequalities, direction: Tensor) -> Tensor:
     """After how many steps of `direction` (*input_shape) x is at the wall of each row, (rows,); ∞ where it never is.
 
-    By one product for all rows. The least is where the region ends that way.
+    By one product for all rows. The least is where the region ends that way. Raises LinregError for what is no
+    direction.
     """
+    wanted = region.lin.input.shape[1:]
+    if not isinstance(direction, Tensor) or direction.shape != wanted:
+        given = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+        raise LinregError(f"a direction is a tensor of the shape of one input, {tuple(wanted)}, not {given}")
+    if not direction.isfinite().all():
+        raise LinregError("a direction must hold finite numbers only, not NaN or infinity")
     approach = region.times(direction[None])[0]
     return torch.where(approach > 0, region.slack / approach, inf)
 
@@ -344,7 +354,7 @@ def _steepest(normal: Tensor, norm: float) -> Tensor:
 
 def _measure(norm: float) -> str:
     names: dict[float, str] = {1: "ℓ1", 2: "ℓ2", inf: "ℓ∞"}
-    if norm not in names:
+    if real_number(norm) not in names:
         raise LinregError(f"norm must be 1, 2 or inf, not {norm!r}")
     return names[norm]
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, nan, prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,13 +93,13 @@ class Plane:
 
     def maps(self, target: Target = None) -> Tensor:
         """y = g_u u + g_v v + h on each polygon: its g_u, g_v and h, (F, 3)."""
-        centres, found = self.centres(), []
+        centres, found, w = self.centres(), [], cotangent(target, self.outputs[:1])
         for part in centres.split(4096):
             lin = self.graph.linearize(self.points(part))
-            c = lin.adjoint(cotangent(target, lin.output)).double()
+            c = lin.adjoint(w.expand_as(lin.output)).double()
             along = [sum_per_image(c * (end - self.p).double()) for end in (self.q, self.r)]
             slopes = torch.stack(along, 1)
-            offset = lin.score(target).double() - (slopes * part.to(slopes)).sum(1)
+            offset = sum_per_image(lin.output * w).double() - (slopes * part.to(slopes)).sum(1)
             found.append(torch.cat([slopes, offset[:, None]], 1))
         return torch.cat(found)
 
@@ -160,11 +161,8 @@ def plane(
     Raises LinregError for inputs that do not fit; for a network that fixes the number of its inputs; and, before a
     layer is cut, where that makes more than `limit` polygons or takes more than `memory` bytes for their corners.
     """
-    (u0, u1), (v0, v1) = bounds
-    if not (u0 < u1 and v0 < v1):
-        raise LinregError(f"bounds are ((u from, u to), (v from, v to)), each from the smaller, not {bounds!r}")
+    places = _rectangle(bounds)
     same, (p, q, r) = inputs_of(graph, p=p, q=q, r=r)
-    places = torch.tensor([[u0, v0], [u1, v0], [u1, v1], [u0, v1]], dtype=torch.float64)
     whole = Polygons(places, torch.arange(4)[None], torch.zeros(1, dtype=torch.long))
     state = _State(whole, {INPUT: _points(p, q, r, places)}, limit, memory)
     last = {name: number for number, node in enumerate(same.nodes) for name in node.inputs}
@@ -174,6 +172,17 @@ def plane(
             dead = [name for name in state.values if last.get(name, -1) <= number and name != same.output]
             state = replace(state, values={name: x for name, x in state.values.items() if name not in dead})
     return Plane(same, p, q, r, state.polygons, state.values[same.output])
+
+
+def _rectangle(bounds: Bounds) -> Tensor:
+    """Its corners, (4, 2), in order around."""
+    try:
+        ((u0, u1), (v0, v1)) = np.asarray(bounds, dtype=float)
+    except (TypeError, ValueError):
+        u0 = u1 = v0 = v1 = nan
+    if not (-inf < u0 < u1 < inf and -inf < v0 < v1 < inf):
+        raise LinregError(f"bounds are ((u from, u to), (v from, v to)), each from the smaller, not {bounds!r}")
+    return torch.tensor([[u0, v0], [u1, v0], [u1, v1], [u0, v1]], dtype=torch.float64)
 
 
 def _points(p: Tensor, q: Tensor, r: Tensor, uv: Tensor) -> Tensor:

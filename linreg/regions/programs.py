@@ -28,7 +28,7 @@ from linreg.regions.halfspaces import Inequalities, inequalities
 
 Array = NDArray[Any]
 Bounds = tuple[float | Tensor, float | Tensor]
-Wall = tuple[Array, float]  # a·v = b
+Hyperplane = tuple[Array, float]  # a and b of a·v = b
 
 LARGEST = 4_000_000  # numbers in A, for which a linear program takes some seconds
 METHOD = "highs-ipm"  # its interior point method, five times as fast as the simplex where rows are dense
@@ -82,7 +82,7 @@ class Polytope:
         found = self._hit(inside, self._rays())
         for row in range(len(self.A)):
             while row not in found and (beyond := self._passed(row, found)) is not None:
-                found |= self._first(inside, beyond - inside) or {row}
+                found |= self._first(inside, beyond - inside) - found or {row}
         return tuple(sorted(found))
 
     def owners(self, place: int) -> tuple[int, ...]:
@@ -144,7 +144,13 @@ class Polytope:
         return away._largest(self.A, away.b, unit, 1.0, reach=1.0)[1] > ROUNDING
 
     def _largest(
-        self, A: Array, b: Array, lengths: Array, most: float | None, equal: Wall | None = None, reach: float = inf
+        self,
+        A: Array,
+        b: Array,
+        lengths: Array,
+        most: float | None,
+        equal: Hyperplane | None = None,
+        reach: float = inf,
     ) -> tuple[Array, float]:
         """max r ≤ most with A v + r · lengths ≤ b, low + r ≤ v ≤ high − r, |v| ≤ reach, equal[0] · v = equal[1]."""
         size = self.A.shape[1]
@@ -236,7 +242,7 @@ def polytope(
             f"for up to {largest:,}: walls() finds the nearest of so many; or ask for some sites, or with a higher "
             "largest="
         )
-    low, high = (_end(lin, end) for end in bounds or (-inf, inf))
+    low, high = _ends(lin, bounds)
     x = lin.input[0].flatten().double().numpy(force=True)
     if (x < low).any() or (x > high).any():
         raise LinregError(f"the input is out of bounds: it goes from {x.min():.4g} to {x.max():.4g}")
@@ -248,9 +254,18 @@ def polytope(
     return Polytope(region, A, A @ x + slack, kept, low, high)
 
 
-def _end(lin: Linearization, end: float | Tensor) -> Array:
-    value = torch.as_tensor(end, dtype=torch.float64, device="cpu").expand(lin.input.shape[1:])
-    return value.flatten().numpy().copy()
+def _ends(lin: Linearization, bounds: Bounds | None) -> tuple[Array, Array]:
+    """Both bounds for each element of the input, flattened."""
+    shape = lin.input.shape[1:]
+    try:
+        low, high = (-inf, inf) if bounds is None else bounds
+        ends = [torch.as_tensor(end, dtype=torch.float64, device="cpu").expand(shape) for end in (low, high)]
+    except (TypeError, ValueError, RuntimeError):
+        ends = [torch.full(shape, torch.nan)]
+    if any(end.isnan().any() for end in ends):
+        raise LinregError(f"bounds are (low, high), numbers or tensors that fit one input, {tuple(shape)}")
+    lower, upper = (end.flatten().numpy().copy() for end in ends)
+    return lower, upper
 
 
 def _meet(rows: Array, ends: Array, pair: tuple[int, int]) -> Array | None:

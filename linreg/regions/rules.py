@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from linreg.errors import LinregError
+from linreg.numerals import whole_number
 from linreg.regions.segments import Segment
 from linreg.target import Target, cotangent
 
@@ -42,8 +43,8 @@ def rule_errors(
     """
     if rule not in RULES:
         raise LinregError(f"rule must be one of {', '.join(map(repr, RULES))}, not {rule!r}")
-    if not steps or min(steps) < 2:
-        raise LinregError(f"a rule takes two steps or more, not {list(steps)}")
+    if not isinstance(steps, Sequence) or not steps or any((whole_number(m) or 0) < 2 for m in steps):
+        raise LinregError(f"steps is a list of numbers of steps, two or more each, not {steps!r}")
     if not segment.complete:
         raise LinregError(f"this line was broken off at t = {segment.t[-1]:g}: what is integrated must be whole")
     starts, ends = segment.scores(target)
@@ -54,7 +55,7 @@ def rule_errors(
         gaps.append(float(approximate.sum()) - change)
         norm = float(exact.abs().sum())
         distances.append(float((approximate - exact).abs().sum()) / norm if norm else 0.0)
-    return RuleErrors(rule, tuple(steps), torch.tensor(gaps), torch.tensor(distances))
+    return RuleErrors(rule, tuple(steps), *(torch.tensor(each, dtype=torch.float64) for each in (gaps, distances)))
 
 
 def gaps(segment: Segment, target: Target, steps: Sequence[int], rule: str) -> Tensor:
@@ -64,15 +65,15 @@ def gaps(segment: Segment, target: Target, steps: Sequence[int], rule: str) -> T
     for m in steps:
         places, weights = _stretched(segment, RULES[rule](m))
         found.append(float((weights * slopes[segment.piece(places)]).sum() - (ends[-1] - starts[0])))
-    return torch.tensor(found)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _in_steps(segment: Segment, target: Target, nodes: Nodes) -> Tensor:
     places, weights = _stretched(segment, nodes)
-    total = torch.zeros_like(segment.a, dtype=torch.float64)
+    total, score = torch.zeros_like(segment.a, dtype=torch.float64), cotangent(target, segment.starts[:1])
     for t, w in zip(places.split(64), weights.split(64), strict=True):
         lin = segment.graph.linearize(segment.points(t))
-        gradient = lin.adjoint(cotangent(target, lin.output)).double()
+        gradient = lin.adjoint(score.expand_as(lin.output)).double()
         total += torch.tensordot(w.to(gradient.device), gradient, 1)
     return (total * (segment.b - segment.a).double()).flatten()
 

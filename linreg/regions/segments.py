@@ -156,11 +156,14 @@ class Segment:
 
     def gradients(self, target: Target = None, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """∇y on each piece, in batches: (which pieces, (n, *input_shape))."""
-        size = size or max(1, min(MOST, most_cells(self.graph, MEMORY) // 4))
+        size = max(1, min(MOST, most_cells(self.graph, MEMORY) // 4)) if size is None else size
+        if size < 1:
+            raise LinregError(f"1 piece or more goes through the network at a time, not {size}")
+        weights = self._weights(target)
         for first in range(0, len(self), size):
             pieces = slice(first, min(first + size, len(self)))
             lin = self.linearize(pieces)
-            yield pieces, lin.adjoint(cotangent(target, lin.output))
+            yield pieces, lin.adjoint(weights.expand_as(lin.output))
 
     def merged(self, target: Target = None) -> Segment:
         """The same line, where neighbouring pieces with the same map c·x + β are one piece: `by="map"`.
@@ -228,12 +231,15 @@ def inputs_of(graph: OperatorGraph, **given: Given) -> tuple[OperatorGraph, list
 
     And for a network that is held to a number of inputs: a line is many.
     """
+    if not isinstance(graph, OperatorGraph):
+        raise LinregError(f"it takes a graph, linreg.trace(model, x), not {type(graph).__name__}")
     if graph.inputs.fixed:
         names = ", ".join(repr(entry.name) for entry in graph.inputs.fixed)
         raise LinregError(f"the network holds {names} fixed: bind it first, graph.bind({{name: value}})")
     if graph.batch is not None:
+        advice = ": trace it with what is held fixed the same for all images, not one for each" if graph.bound else ""
         raise LinregError(
-            f"this network takes {graph.batch} images at a time and no other number: a line needs one that takes any"
+            f"this network takes {graph.batch} at a time and no other number, and a line is many inputs{advice}"
         )
     found = []
     for name, value in given.items():
