@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import inf, isclose, isnan, nan
+from math import copysign, inf, isclose, isnan, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -36,6 +36,7 @@ HIDDEN = (0.8, 0.85)  # part of |y⁺| + |y⁻| that a map does not show: up to 
 GROWTH = (15.0, 60.0)  # y⁺ / |y| at the end: up to 15 where maps work, above 60 on EfficientNet-Lite0 alone
 START = (2.0, 3.0)  # y⁺ / |y| before anything is learned: up to 1.7 where maps work, 3.95 to 6.2 on EfficientNet-Lite0
 SETTLED = (0.95, 0.8)  # ρ over 20 updates, told and not judged by: unsettled maps were no worse
+REST = 0.5  # |y~| / |y| from which it is told; not judged by, as it foretold nothing on trained networks
 ERROR = (0.01, 0.1)  # how much of |y| the parts miss it by
 TURNED = 1e-3  # part of the gates that rounding may have turned
 
@@ -53,12 +54,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Growth:
-    """y⁺ / |y| before the first update, nan where masks were given to start from, and at the end."""
+    """y⁺ / |y| before the first update, nan where masks were given to start from, and at the end; `rest`: y~ / |y|."""
 
     level: Level
     words: str
     start: float
     end: float
+    rest: float
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,11 @@ def _growth(result: Result, image: int) -> Growth:
     words = f"y⁺ is {_times(end)}"
     if not isnan(start):
         words += f" ({_times(start)} before anything was learned)"
-    return Growth(level, words, start, end)
+    nuisance = result.scores["nuisance"][image].item()
+    rest = nuisance / y if y else (copysign(inf, nuisance) if nuisance else 0.0)
+    if abs(rest) > REST and result.loss != "none":
+        words += f", and y~, which no map shows, is {_times(rest)}"
+    return Growth(level, words, start, end, rest)
 
 
 def _from_b1(result: Result, image: int) -> bool:

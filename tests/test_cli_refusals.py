@@ -96,6 +96,11 @@ def check_refused(run: Run, arguments: tuple[str, ...], message: str) -> None:
     assert files() == before and not Path("executed").exists()
 
 
+def test_inspect_says_before_any_work_that_it_cannot_write(run: Run) -> None:
+    status, out, err = run("inspect", "--regions", "--out", "photo.png")
+    assert (status, out, err) == (2, "", "dmbp: error: cannot write to photo.png: Not a directory\n")
+
+
 def test_a_folder_is_made_only_when_there_is_something_to_write(run: Run) -> None:
     assert run("explain", "none.png", "--out", "new/folder")[0] == 2
     assert not Path("new").exists()

@@ -137,6 +137,20 @@ def test_levels_change_at_the_limits(
     assert words in found.words
 
 
+@pytest.mark.parametrize(("rest", "told"), [(0.49, ""), (0.51, "0.51"), (-1.6, "−1.6"), (-0.49, "")])
+def test_a_large_rest_is_told(rest: float, told: str, tmp_path: Path) -> None:
+    """y~ / |y|: a score may be mostly what no map shows, however well the maps show y⁺ and y⁻."""
+
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays["nuisance"] = rest * np.abs(arrays["y"])
+
+    found = altered(tmp_path, change)
+    assert found.growth.rest == pytest.approx(rest)
+    words = f", and y~, which no map shows, is {told} times |y|" if told else ""
+    assert found.growth.words.endswith(words) and ("y~" in found.growth.words) == bool(told)
+    assert found.growth.words in str(found).replace("\n", " ")
+
+
 def test_rounding_can_spoil_it_and_says_what_to_do(tmp_path: Path) -> None:
     def off(part: float) -> Callable[[dict[str, np.ndarray]], None]:
         return lambda arrays: arrays.update(split_error=part * np.abs(arrays["y"]))

@@ -10,13 +10,15 @@ from torch import Tensor
 from dmbp.cli.json_text import as_json
 from dmbp.cli.question import Question, another, ask, said_as_options
 from dmbp.errors import DmbpError
-from dmbp.files import slug
+from dmbp.files import check_writable, slug
 
 
 def run(options: argparse.Namespace) -> None:
     """`dmbp inspect`: the graph's summary, the ledger of each target and its certificate; the region if asked for."""
     if (options.to or options.out) and not options.regions:
         raise DmbpError("--to and --out say more of a region: give --regions too")
+    if options.out is not None:
+        check_writable(options.out)
     with said_as_options():
         question = ask(options)
     if options.regions and not isinstance(question.x, Tensor):

@@ -10,7 +10,7 @@ function startTrust() {
   const { about } = data;
   const learned = about.loss === "none" ? "Nothing was learned" : `${about.updates} updates, loss “${about.loss}”`;
   const stopped = about.interrupted ? ", interrupted" : "";
-  const others = about.images > 1 ? `; image ${about.image} of ${about.images}` : "";
+  const others = about.images > 1 ? `; image ${about.image} of ${about.images}, counted from 0` : "";
   document.getElementById("made").textContent =
     `${learned}${stopped}, in ${format(about.seconds, { figures: 2 })} s${others}.`;
   drawSplit();
