@@ -217,8 +217,8 @@ class Result:
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is known, as NumPy arrays: x, maps, mappings, scores, shares of all constants, masks, options.
 
-        They may share the result's memory: copy what you change.
-        Of several inputs each has its own, "attribution/image"; what was held fixed is "fixed/lengths".
+        Of several inputs each has its own, "attribution/image"; what was held fixed is "fixed/lengths". They may share
+        the result's memory: copy what you change.
         """
         found: dict[str, Any] = {name: getattr(self.checks, name) for name in ERRORS}
         for line in LINES:
