@@ -36,7 +36,7 @@ HIDDEN = (0.8, 0.85)  # part of |y⁺| + |y⁻| that a map does not show: up to 
 GROWTH = (15.0, 60.0)  # y⁺ / |y| at the end: up to 15 where maps work, above 60 on EfficientNet-Lite0 alone
 START = (2.0, 3.0)  # y⁺ / |y| before anything is learned: up to 1.7 where maps work, 3.95 to 6.2 on EfficientNet-Lite0
 SETTLED = (0.95, 0.8)  # ρ over 20 updates, told and not judged by: unsettled maps were no worse
-REST = 0.5  # |y~| / |y| from which it is told; not judged by, as it foretold nothing on trained networks
+REST = 0.5  # |y~| / |y| from which it is told. Not judged by: it said nothing that the growth does not say
 ERROR = (0.01, 0.1)  # how much of |y| the parts miss it by
 TURNED = 1e-3  # part of the gates that rounding may have turned
 

@@ -24,6 +24,7 @@ from dmbp.models.digit_networks import NETWORKS
 from linreg import LinregError, OperatorGraph, trace
 from linreg.capture.outputs import names_of
 from linreg.target import Target
+from linreg.text import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,8 @@ def _labels(names: tuple[str, ...] | None, x: Any) -> tuple[str, ...] | None:
     """The names of features or channels, as many as there are."""
     first = next(iter(x.values())) if isinstance(x, Mapping) else x
     if names is not None and (first.dim() < 2 or len(names) != first.shape[1]):
-        raise DmbpError(f"there are {len(names)} names of features or channels, and the input is {tuple(first.shape)}")
+        given = counted(len(names), "name")
+        raise DmbpError(f"{given} of features or channels for an input of shape {tuple(first.shape)}")
     return names
 
 
