@@ -278,7 +278,10 @@ REFUSED = {
     "two outputs": (("table.csv", "--model", "own.py:heads"), "choose one by --output, out, aux"),
     "no such output": (("table.csv", "--model", "own.py:heads", "--output", "head"), "the model has no output 'head'"),
     "too many labels": (("table.csv", "--model", "own.py:table", "--labels", "a,b"), "has 2 labels, and 3 scores"),
-    "too many names": (("signal.npy", "--model", "own.py:signal", "--names", "a,b,c"), "3 names of features or channels for"),
+    "too many names": (
+        ("signal.npy", "--model", "own.py:signal", "--names", "a,b,c"),
+        "3 names of features or channels for",
+    ),
     "mean alone": (("photo.png", "--model", "own.py:grey", "--mean", "0.5"), "--mean and --std belong together"),
     "no size": (
         ("photo.png", "--model", "own.py:grey", "--size", "8x8"),

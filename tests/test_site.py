@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import subprocess
 import sys
@@ -116,6 +117,21 @@ def test_every_tutorial_has_a_page_in_order(site: dict[str, Page]) -> None:
         assert page.text.count("Show the code of this figure") == script.count('tags=["hide-input"]'), name
         assert "exercises" in page.anchors, name
         assert any("tex-svg" in source for source in page.loads), f"{name} shows no formula"
+
+
+def test_a_search_for_a_number_of_the_paper_finds_its_section(site: dict[str, Page]) -> None:
+    root = site["index.html"].path.parent
+    text, _, _ = (root / "_static" / "equations.js").read_text(encoding="utf-8").partition(";\n")
+    found = json.loads(text.removeprefix("const SECTIONS = "))
+    assert {f"({n})" for n in range(1, 21)} | {"algorithm 1", "figure 1", "table 1"} <= found.keys()
+    for part, section in found.items():
+        page, _, anchor = section["address"].partition("#")
+        assert anchor in site[page].anchors, part
+    assert found["(10)"]["address"].startswith("05_learning.html#")
+    assert any(
+        link.endswith("equations.js")
+        for link in (urldefrag(each)[0].partition("?")[0] for each in site["search.html"].loads)
+    )
 
 
 def test_the_front_page_leads_to_all_that_there_is(site: dict[str, Page]) -> None:

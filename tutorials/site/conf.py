@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # docstrings, explorer_pages, notebooks
+sys.path.insert(0, str(HERE))  # docstrings, equations, explorer_pages, notebooks
 os.environ["JUPYTER_PATH"] = str(HERE)  # kernels/
 
 project = "linreg and dmbp"
@@ -18,7 +18,7 @@ html_title = project
 smartquotes = False  # most of what is quoted here is code
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "myst_nb"]
-extensions += ["docstrings", "explorer_pages", "notebooks"]
+extensions += ["docstrings", "equations", "explorer_pages", "notebooks"]
 root_doc = "site/index"
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".py": "myst-nb"}
 exclude_patterns = ["site/*.py", "site/root", "**/__pycache__"]
