@@ -14,7 +14,7 @@ project = "linreg and dmbp"
 author = "The linreg and dmbp authors"
 project_copyright = author
 release = importlib.metadata.version("linreg-dmbp")
-html_title = project
+html_title = f"{project} {release}"
 smartquotes = False  # most of what is quoted here is code
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "myst_nb"]
