@@ -24,8 +24,12 @@
 # %% [markdown]
 # ## Symbols
 #
-# All lessons use the same letters. You do not need to learn the table now. Come back to
-# it when you meet a letter that you have forgotten.
+# All lessons use the same letters. Each is explained where it first appears, so you can
+# leave the table folded now. Come back to it when you meet a letter that you have
+# forgotten.
+#
+# <details>
+# <summary>Show the table</summary>
 #
 # | symbol | in words | first in lesson |
 # |---|---|---|
@@ -89,6 +93,8 @@
 # | $g_k$, $\beta_k$ | the gradient of $z_k$, and what the constants give of it | 11 |
 # | $\kappa$ | how many times $g_k$ the gradient $c$ jumps at a wall | 11 |
 # | $\tau$ | how far along a line from one input to another: from 0 to 1 | 11 |
+#
+# </details>
 
 # %%
 from collections import OrderedDict
@@ -210,8 +216,14 @@ title = ax.set_title(f"{len(patterns)} linear regions; lines of equal score")
 # region*. Look at the black lines, which join inputs of equal score: inside a region
 # they are straight, parallel and evenly spaced, as they are for a linear function. They
 # bend only where the colour changes. (At the bottom there are no lines, because there the
-# score hardly changes.)
-#
+# score hardly changes: it stays between two neighbouring lines, 0 and 0.025.)
+
+# %%
+bottom = heights[100:301, 0]
+assert bottom.min() > 0
+assert bottom.max() < 0.025
+
+# %% [markdown]
 # ## Eq. (3): a gate is a diagonal matrix
 #
 # Why is the network linear inside a region? Because there each gate has made its
@@ -305,7 +317,7 @@ assert close(gradient[0], c)
 # %% [markdown]
 # How far does this linear function reach? We compare it with the network at all inputs
 # of the plane. `here` marks the inputs that lie in the same region as $x$: those with
-# the pattern of the grid point nearest to $x$.
+# the pattern of the grid point nearest to $x$. The loop takes one region after the other.
 
 # %%
 linear = (plane @ c).view(401, 401)
@@ -313,7 +325,10 @@ difference = heights - linear
 nearest = (plane - x).norm(dim=1).argmin()
 here = (region == region[nearest]).view(401, 401)
 assert difference[here].abs().max() < 1e-12
-assert difference[~here].abs().max() > 1e-3
+for number in range(len(patterns)):
+    there = (region == number).view(401, 401)
+    if number != region[nearest]:
+        assert difference[there].abs().max() > 1e-5
 
 # %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6, 4.8))
@@ -328,10 +343,10 @@ colorbar = figure.colorbar(drawn, label="difference, in units of the score")
 
 # %% [markdown]
 # Inside the region of $x$, the outlined wedge, the two are the same: the difference is
-# zero but for rounding, as the first assertion says. Outside they differ. Just below the
-# wedge the difference is so small that it looks white, but it is not zero. And on the
-# left, where red turns into blue, there is a white line: there the network and the linear
-# function happen to have the same value.
+# zero but for rounding, as the first assertion says. In each other region they differ, as
+# the second one says. Just below the wedge the difference is so small that it looks
+# white, but it is not zero. And on the left, where red turns into blue, there is a white
+# line: there the network and the linear function happen to have the same value.
 #
 # ## Eq. (5): an attribution map
 #
@@ -348,10 +363,8 @@ assert close(a.sum(), y)
 # %% [markdown]
 # The same lines work for a real network. This one is a residual network that was
 # trained on pictures with two digits. It has ten outputs, one for each digit. We show
-# it a picture of a 3 and a 9, and ask for the score of "3". (For this network `matrix`
-# would be no good idea: the matrix of its first layer alone has 268 million entries.
-# `weight` never builds a matrix. And a large network rounds more often, so here we
-# compare a little less strictly than `close` does.)
+# it a picture of a 3 and a 9, and ask for the score of "3". (A large network rounds more
+# often, so here we compare a little less strictly than `close` does.)
 
 # %%
 digits = pretrained("digit-pairs").double()
@@ -363,10 +376,22 @@ leaf = pair.clone().requires_grad_()
 (gradient,) = torch.autograd.grad(digits(leaf)[0, 3], leaf)
 assert torch.allclose(attribution, gradient * pair, rtol=1e-9, atol=1e-12)
 
+# %% [markdown]
+# For this network `matrix` would be no good idea. The matrix of its first layer alone
+# has one row for each number that the layer gives and one column for each pixel: 268
+# million entries. `weight` never builds a matrix.
+
+# %%
+first_layer = digits.stem[0](pair)
+assert first_layer.numel() * pair.numel() == 268_435_456
+
 # %%
 score = digits(pair)[0, 3].item()
+sum_of_shares = attribution.sum().item()
 print(f'The score of "3" is {score:.2f}.')
-print(f"The shares of all pixels sum to {attribution.sum().item():.2f}.")
+print(f"The shares of all pixels sum to {sum_of_shares:.2f}.")
+assert abs(score - 10.79) < 0.005
+assert abs(sum_of_shares - 7.47) < 0.005
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.8))
@@ -390,8 +415,8 @@ for ax in axes:
 #
 # ## Exercises
 #
-# 1. Without biases the regions are wedges, and $F(2x) = 2F(x)$. Why? And why is
-#    $F(-2x)$ not $-2F(x)$?
+# 1. Without biases $F(2x) = 2F(x)$, and the regions are wedges with their tip at the
+#    origin. Why? And why is $F(-2x)$ not $-2F(x)$?
 # 2. Move $x$ straight to the nearest place where a gate of layer 1 turns, and a little
 #    further. Does $y$ jump there? Does $c$?
 # 3. You know how many gates of each layer are open. How many rows of $H_L$ can be
@@ -404,14 +429,20 @@ for ax in axes:
 #    of the input sum to, and what is the score?
 
 # %% tags=["hide-cell"]
-# 1. In each layer a positive factor can be taken out: φ(k z) = k φ(z) for k > 0. A
-# negative factor closes what was open, and opens what was closed.
+# 1. In each layer a positive factor can be taken out: φ(k z) = k φ(z) for k > 0. So no
+# z changes its sign on the way from the origin through x: all of this ray lies in one
+# region. A negative factor closes what was open in layer 1, and opens what was closed.
+ray = torch.linspace(0.1, 10, 100, dtype=torch.float64)[:, None] * x
+assert ((ray @ W1.T > 0) == (z1 > 0)).all()
+assert (((ray @ W1.T).relu() @ W2.T > 0) == (z2 > 0)).all()
+assert ((-2 * x @ W1.T > 0) == (z1 < 0)).all()
 assert close(network(2 * x), 2 * network(x))
 assert not torch.allclose(network(-2 * x), -2 * network(x), rtol=1e-3)
 
 # %% tags=["hide-cell"]
-# 2. y is continuous, c jumps. The way to a unit's border is against its own row of
-# weights. We go to the nearest border, and look a little before and a little behind it.
+# 2. y is continuous, c jumps. The way to a unit's border is along its own row of
+# weights: against the row if z is positive. We go to the nearest border, and look a
+# little before and a little behind it.
 distances = z1.abs() / W1.norm(dim=1)
 unit = distances.argmin()
 row = W1[unit]
@@ -423,15 +454,17 @@ assert torch.allclose(before.output, behind.output, atol=1e-7)
 assert (before.weight(0) - behind.weight(0)).abs().max() > 1e-3
 
 # %% tags=["hide-cell"]
-# 3. The row of a closed unit is zero. The rank of a product is at most that of each
-# factor: no more than the open gates of a layer, and no more than the two inputs.
+# 3. The row of a closed unit is zero, so at most the 4 open units of layer 2 are left.
+# The rank of a product is at most that of each factor: no more than the open gates of a
+# layer, and no more than the two inputs. So here it is 2 at most. Both are reached.
 rows = H.ne(0).any(dim=1).sum()
-assert rows <= open2.sum()
-assert torch.linalg.matrix_rank(H) <= min(2, open1.sum(), open2.sum())
+assert rows == open2.sum() == 4
+assert torch.linalg.matrix_rank(H) == min(2, open1.sum(), open2.sum())
 
 # %% tags=["hide-cell"]
-# 4. There are more regions. Of the claims on this page only the number 34 (and "sixteen
-# gates") stops being true.
+# 4. There are more regions. The equations all hold. The numbers that belong to this one
+# network change: 34, sixteen gates, the half of them that is open, and where in the
+# pictures the lines and the white places are.
 wide1 = nn.Linear(2, 16, bias=False).double()
 wide2 = nn.Linear(16, 16, bias=False).double()
 wide_z1 = wide1(plane)

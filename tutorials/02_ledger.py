@@ -14,6 +14,7 @@
 
 # %%
 from collections import OrderedDict
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import torch
@@ -178,8 +179,8 @@ matrices = {
 figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.7))
 for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
     drawn = ax.imshow(matrix.detach().numpy(), cmap=DIVERGING, vmin=-1.2, vmax=1.2)
-    ax.set(title=name, xlabel="unit of layer 1", ylabel="unit of layer 2")
-    ax.set(xticks=range(8), yticks=range(8))
+    ax.set(title=name, xlabel="unit of layer 1", xticks=range(8), yticks=range(8))
+axes[0].set_ylabel("unit of layer 2")
 colorbar = figure.colorbar(drawn, ax=axes, label="weight", shrink=0.85)
 
 # %% [markdown]
@@ -366,7 +367,10 @@ assert close(clipped_ledger["relu6.offset"].values[0], w * t)
 without_offsets = w @ (s * z) + b
 offsets = clipped_ledger.by_kind()["offset"]
 assert close(offsets, clipped(far)[0] - without_offsets)
-assert offsets.abs() > clipped_ledger.input_share.abs()
+
+others = [clipped_ledger[name].total for name in ("layer1.bias", "output.bias")]
+others.append(clipped_ledger.input_share)
+assert offsets.abs() > torch.cat(others).abs().max()
 
 # %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(8, 2.8))
@@ -442,9 +446,15 @@ assert len(shares) == len(digits_ledger.labels)
 
 # %%
 total = sum(share.sum() for share in shares.values())
+from_pixels = (gradient * pair).sum()
 assert (total - missing).abs() < 10 * rounding
-print(f"pixels {(gradient * pair).sum().item():.2f} and constants {total.item():.2f}")
+print(f"pixels {from_pixels.item():.2f} and constants {total.item():.2f}")
 print(f"make {score.item():.2f}")
+
+# %%
+numbers = torch.stack([from_pixels, total, score])
+in_the_text = torch.tensor([7.47, 3.32, 10.79])
+assert (numbers - in_the_text).abs().max() < 0.005
 
 # %% tags=["hide-input"]
 channels = torch.full((len(digits_ledger.labels) + 2, 64), torch.nan)
@@ -461,9 +471,16 @@ colorbar = figure.colorbar(drawn, ax=right, label="share of the score")
 
 # %% [markdown]
 # 7.47 from the pixels and 3.32 from the constants make 10.79: the debt is paid. On the
-# right you see the same lines, channel by channel. There is much more red and blue than
-# the bars on the left would tell: within a line, shifts of both signs cancel.
-#
+# right you see the same lines of the ledger, channel by channel. There is much more red
+# and blue than the bars on the left would tell: within a line, shifts of both signs
+# cancel. Without their signs the channels make more than six times what the bars make.
+
+# %%
+by_line = sum(share.sum().abs() for share in shares.values())
+by_channel = sum(share.abs().sum() for share in shares.values())
+assert by_channel > 6 * by_line
+
+# %% [markdown]
 # How exactly is the debt paid? The *certificate* answers. It says by how much the sum
 # misses the score, and by how much rounding alone could make it miss. Both are far
 # smaller than the smallest line of the ledger. So if we had forgotten a line, we would
@@ -474,13 +491,15 @@ certificate = lin_digits.certificate(3)
 smallest = min(share.sum().abs() for share in shares.values())
 assert certificate.completeness_error < certificate.bound
 assert certificate.bound < 1e-9 < smallest
-print(certificate.summary())
+for line in certificate.summary().splitlines():
+    print(fill(line, 88))
 
 # %% [markdown]
-# There is one mistake that the sum does not notice: a gate so near to its kink that
-# rounding turns it. (At the kink both pieces have the same value.) So the certificate
-# also tells how far each gate is from its kink. For the first gates we can check this
-# by hand:
+# The last sentence is about a mistake that the sum does not notice: a gate so near to its
+# kink that rounding turns it. (At the kink both pieces have the same value.) So the
+# certificate also compares how far each gate is from its kink with how far rounding can
+# reach there. (What it calls *selections* are the choices of the max pooling. Them it
+# does not check.) How near the first gates come to their kink, we can check by hand:
 
 # %%
 nearest = digits.stem[0](pair).abs().min()
@@ -546,12 +565,15 @@ for factor in (0.1, 0.01):
     assert close(tiny_ledger.bias_share, network(0 * x)[0])
 
 # %% tags=["hide-cell"]
-# 5. Yours will differ. This is how to take the three largest lines by hand.
-yours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-yours = yours.append(nn.Linear(144, 2)).double().eval()
+# 5. Yours will differ. This is how to take the three largest lines, out of four here, and
+# how to check the last of the four by hand.
+yours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+yours = yours.extend([nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)])
+yours = yours.double().eval()
 example = torch.rand(1, 1, 8, 8, dtype=torch.float64)
 lin_yours = linreg.trace(yours, example).linearize(example)
 terms = sorted(lin_yours.ledger(1).terms, key=lambda term: -term.total.abs().item())
-largest = [term.name for term in terms[:3]]
-assert len(largest) == 3
+for term in terms[:3]:
+    print(term.name, term.total.item())
+assert close(lin_yours.ledger(1)["7.bias"].total[0], yours[7].bias[1])
 assert lin_yours.certificate(1).completeness_error < 1e-12
