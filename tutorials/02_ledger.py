@@ -565,8 +565,8 @@ for factor in (0.1, 0.01):
     assert close(tiny_ledger.bias_share, network(0 * x)[0])
 
 # %% tags=["hide-cell"]
-# 5. Yours will differ. This is how to take the three largest lines, out of four here, and
-# how to check the last of the four by hand.
+# 5. Yours will differ. This is how to take the three largest lines, out of four here,
+# and how to check the output's line by hand.
 yours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
 yours = yours.extend([nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)])
 yours = yours.double().eval()

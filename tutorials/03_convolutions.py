@@ -276,7 +276,13 @@ colorbar = figure.colorbar(drawn, ax=axes, label="value")
 
 # %% [markdown]
 # `linreg` does not make this mistake. It keeps such a batch norm as a node of its own.
-#
+# The other one, behind `conv1`, is in one node with its convolution.
+
+# %%
+assert "batch norm" in str(linreg.trace(early, x).summary())
+assert "batch norm" not in str(linreg.trace(small, x).summary())
+
+# %% [markdown]
 # ## Eq. (3) for residual layers: add the identity
 #
 # A residual block adds its input to what it makes. What is the matrix that leaves its
@@ -319,9 +325,18 @@ draw_matrix(lin_other, "block.relu2", "maxpool", right)
 title = right.set_title("torchvision's block")
 
 # %% [markdown]
-# On the left the red diagonal of ones is complete. On the right it has gaps, where a
-# gate is closed.
-#
+# On the left the red diagonal is complete. It is the identity, and where a gate is open
+# the middle weight of the filter is added to the 1. On the right the diagonal has gaps:
+# where a gate is closed, the 1 is gone as well.
+
+# %%
+assert (torch.diag(W2_hat + I) > 0.5).all()
+closed = open_other == 0
+assert closed.any()
+assert (torch.diag(matrix)[closed] == 0).all()
+assert (torch.diag(matrix)[~closed] > 0.5).all()
+
+# %% [markdown]
 # ## Eqs. (4), (13): pooling, and the whole network in two ways
 #
 # Max pooling takes the largest pixel of each window of 2×2. Which one this is, is
@@ -339,6 +354,7 @@ for o, i, j in product(range(2), range(4), range(4)):
     M_max[o, i, j, o, 2 * i + down, 2 * j + right] = 1
 M_max = M_max.view(32, 128)
 assert torch.equal(lin.matrix("maxpool", start="relu1"), M_max)
+assert (pooled == 0).any()
 
 # %% [markdown]
 # Average pooling decides nothing. Its matrix, $M_\text{mean}$, has a quarter at each
@@ -414,8 +430,9 @@ assert close(lin.matrix("block.conv2", start="norm1"), T2 @ M_max @ open1)
 # (In Eq. (16) the paper writes $\Sigma_l$ for these maps of masks. We keep this letter
 # for a matrix: $\Sigma_l$ has the same masks on its diagonal.)
 #
-# We mask the gates `relu2` with random numbers, `sigma`, and run the rest of the
-# network by hand. We run it again with $1 - \sigma$ in place of $\sigma$, and once more
+# We mask the gates `relu2` with random numbers, `sigma`. (So here $h_2$ is what leaves
+# these gates, before the block adds its input.) We run the rest of the network by hand.
+# We run it again with $1 - \sigma$ in place of $\sigma$, and once more
 # with zeros.
 
 
@@ -467,6 +484,10 @@ colorbar = figure.colorbar(drawn, ax=axes, label="value")
 # the mask as one more argument, which `partial` fills in beforehand. It tells autograd:
 # when the gradient of this output arrives, multiply it by the mask and go on. We will use
 # this hook in many of the later lessons.
+#
+# What does the gradient of the masked network contain? The positive part, and also what
+# no mask touches: the way through the identity. `dmbp` has taken that out of the positive
+# part, so we add it again.
 
 
 # %%
@@ -491,7 +512,8 @@ assert close(positive + unmasked, masked_gradient)
 # the gates leaves the identity beside them alone: $\Sigma \hat W + I$. A mask at the
 # sum masks both: $\Sigma (\hat W + I)$. (In `dmbp.explain` you choose between them by
 # `sites="gates"` and `sites="blocks"`.) `matrices` gives sparse matrices of SciPy, which
-# `toarray` writes out in full.
+# `toarray` writes out in full. It takes nothing out: its positive matrix is that of the
+# whole masked network, with the identity.
 
 # %%
 Sigma = torch.diag(sigma.flatten())
@@ -508,20 +530,22 @@ assert close(torch.from_numpy(at_sum.positive.toarray()), Sigma @ (W2_hat + I))
 #    many entries has its $T$, and how many of them are not zero?
 # 2. What is the matrix of a *transposed* convolution with the same weights?
 # 3. With which padding may a batch norm be fused into the convolution *after* it?
-# 4. **Change a number and look.** Give `conv2` the kernel size 1 and no padding. What
-#    does its matrix look like now?
+# 4. **Change a number and look.** Give `conv2` the kernel size 1 and no padding, and draw
+#    its matrix with `draw_matrix`. What does it look like now? (`convolution_matrix` is
+#    for 3×3 filters, so the cell that calls it for `T2` will stop.)
 # 5. **Do it to your own network.** Print `linreg.trace(model, x).summary()` and look
 #    for the words `batch norm`. Which batch norms of your network were not fused, and
 #    why?
 
 # %% tags=["hide-cell"]
-# 1. 268 million, and one in 465 is not zero: along each side there are 3·64 − 2 pairs
-# of an output pixel and an input pixel that meet.
+# 1. 268 million, and one in 465 is not zero: along each side of a map there are
+# 3·64 − 2 pairs of an output pixel and an input pixel that meet.
 picture = torch.rand(1, 1, 64, 64)
 wide = nn.Conv2d(1, 16, kernel_size=3, padding=1)
 T = linreg.trace(wide, picture).linearize(picture).matrix(format="csr")
 assert T.shape == (16 * 64**2, 64**2)
 assert T.count_nonzero() == 16 * (3 * 64 - 2) ** 2
+assert round(16 * 64**4 / T.count_nonzero()) == 465
 
 # %% tags=["hide-cell"]
 # 2. The transposed matrix.
@@ -535,6 +559,11 @@ assert close(linreg.trace(back, pooled).linearize(pooled).matrix(), T2.T)
 early.conv.padding_mode = "circular"
 around = nn.CircularPad2d(1)(x)
 result = torch.conv2d(around, early_s * weight, fused_bias)
+assert close(linreg.trace(early, x)(x), result)
+
+early.conv.padding_mode = "zeros"
+early.conv.padding = 0
+result = torch.conv2d(x, early_s * weight, fused_bias)
 assert close(linreg.trace(early, x)(x), result)
 
 # %% tags=["hide-cell"]
