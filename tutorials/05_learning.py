@@ -100,7 +100,8 @@ assert close(dmbp.optimize.loss_all(y, positive, negative), objective)
 # %% [markdown]
 # So at any moment only *one* side is learning. Where $y^\sim > 0$, only $y^+$ is in the
 # objective, and it is pushed up. Where $y^\sim < 0$, only $y^-$ is in it, and it is
-# pushed down. Let us watch `dmbp.explain`, which learns the masks in 200 steps, and
+# pushed down. (In the picture below, $y^\sim > 0$ is the part below the dashed line.) Let
+# us watch `dmbp.explain`, which learns the masks in 200 steps, and
 # which remembers the parts of the score after each step.
 
 # %%
@@ -312,9 +313,16 @@ ax.set(xlabel="mask (ten of each layer)", ylabel="∂P/∂σ")
 title = ax.set_title("bars: autograd; dots: what arrives × what was there")
 
 # %% [markdown]
-# Where there is no bar, the unit is closed, or nothing behind it is open. Such masks
-# are never learnt.
-#
+# Where there is no bar, the unit is closed. (It could also be that nothing behind it is
+# open.) Such masks are never learnt.
+
+# %%
+h = x
+for layer, gradient in zip(layers, by_autograd, strict=True):
+    assert torch.equal(gradient == 0, layer(h) <= 0)
+    h = layer(h).relu()
+
+# %% [markdown]
 # ## Appendix B.1: where the masks start
 #
 # A mask must stay between 0 and 1. So what is learnt is not the mask itself but its
@@ -400,7 +408,14 @@ legend = ax.legend()
 # At the last gates, `relu3`, both passes still bring the same gradient, the row of
 # weights of the output. So all these units are decided. Further back the passes have
 # met different masks, and for most units they disagree.
-#
+
+# %%
+assert (start["relu3"] != 0).all()
+for site in ("relu2", "relu1"):
+    plus, minus = arrived[site]
+    assert (plus * minus < 0).sum() > 5
+
+# %% [markdown]
 # Why is this a good start? By Eq. (20) a large mask on a positive gradient raises
 # $y^+$, *if* $h_l \ge 0$. The paper takes this for granted, since $h_l$ comes out of a
 # ReLU. In the masked network it need not be true (exercise 2).
@@ -542,7 +557,7 @@ for loss in losses.values():
 
 # %%
 reach = sum(0.01 / (1 - 0.99**k) ** 0.5 for k in range(1, 201))
-assert 3.16 < reach < 3.17
+assert abs(reach - 3.17) < 0.005
 
 # %%
 digits = pretrained("digit-pairs").double()
@@ -575,13 +590,17 @@ title = ax.set_title("by where they started (dotted)")
 
 # %% [markdown]
 # Masks that started at 2 (red) have mostly gone on to larger logits, and masks that
-# started at −2 (blue) to smaller ones. Those that started in the middle (grey) have
-# chosen a side. Few have crossed over from red to blue or from blue to red. And nine in
-# ten have moved by less than 3.17.
+# started at −2 (blue) to smaller ones. Most of those that started in the middle (grey)
+# have chosen a side, and are more than 1 away from it. Few have crossed over from red to
+# blue or from blue to red. And nine in ten have moved by less than 3.17.
 
 # %%
 from_positive = end[moved & (begin > 1)]
 from_negative = end[moved & (begin < -1)]
+from_middle = end[moved & (begin.abs() < 1)]
+assert (from_positive > 2).double().mean() > 0.75
+assert (from_negative < -2).double().mean() > 0.75
+assert (from_middle.abs() > 1).double().mean() > 0.75
 assert (from_positive > 0).double().mean() > 0.85
 assert (from_negative < 0).double().mean() > 0.85
 
@@ -631,7 +650,8 @@ for ax, (loss, result) in zip(axes, results.items(), strict=True):
     bar = {"orientation": "horizontal", "extend": "both", "label": label}
     figure.colorbar(drawn, ax=ax, **bar)
     parts = (result.split.positive, result.split.negative, result.split.nuisance)
-    numbers = "y⁺ = {:.1f}, y⁻ = {:.1f}, y~ = {:.1f}".format(*torch.cat(parts).tolist())
+    form = "y⁺ = {:.1f}, y⁻ = {:.1f}\ny~ = {:.1f}"
+    numbers = form.format(*torch.cat(parts).tolist())
     numbers = numbers.replace("-", "−")
     ax.set(title=f'loss="{loss}"\n{numbers}', xticks=[], yticks=[])
 
@@ -652,7 +672,10 @@ nuisance = torch.cat([result.split.nuisance for result in results.values()])
 assert positive.argmax() == 1
 assert negative.argmin() == 2
 assert nuisance[3].abs() < 0.5
-assert 10 < nuisance[2].abs() < nuisance[1].abs()
+assert nuisance[1] < nuisance[2] < -10
+
+plain = graph.linearize(pair).weight(3) * pair
+assert torch.allclose(results["none"].attribution, plain, rtol=1e-9, atol=1e-12)
 
 nine = [result.attribution[..., 32:].sum() for result in results.values()]
 assert nine[1] > 0
@@ -672,7 +695,8 @@ assert nine[3] < 0
 # 3. Start the small network from masks of ½ (`start=`) and not from those of Appendix
 #    B.1. Which objective ends lower?
 # 4. **Change a number and look.** Learn the masks of the "3" with `iterations=20` and
-#    with `iterations=600`. How do $y^+$, $y^-$ and $y^\sim$ change? Does the map?
+#    with `iterations=100`. How do $y^+$, $y^-$ and $y^\sim$ differ from those of 200
+#    steps? Does the map? (If you have a few minutes, go on to 600.)
 # 5. **Do it to your own network.** Run `dmbp.explain(model, x, target)` on a network of
 #    yours, and print `result.summary()`. Then run `algorithm_1` of this page on it. Are
 #    the maps the same?
@@ -697,22 +721,30 @@ masked_z2 = network.layer2(fixed["relu1"] * h1)
 assert ((z2 > 0) & (masked_z2 < 0)).any()
 
 # %% tags=["hide-cell"]
-# 3. That from Appendix B.1, by a little.
+# 3. That from Appendix B.1, by a little: by less than 0.05.
 half = {site: torch.full_like(logits, 0.5) for site, logits in start.items()}
 other = dmbp.explain(network, x, target, start=half, progress=False).split
 from_half = loss_all(y, other.positive, other.negative)
 from_b1 = loss_all(y, path_positive[-1], path_negative[-1])
-assert from_b1 < from_half
+assert from_b1 < from_half < from_b1 + 0.05
 
 # %% tags=["hide-cell"]
-# 4. Both sides go on growing, and the nuisance stays small. The map of 600 steps is
-# that of 200 but for its scale: they correlate by 0.99. (Only 20 steps are run here.)
-short = dmbp.explain(graph, pair, 3, iterations=20, progress=False)
-assert short.split.positive < results["all"].split.positive
-assert short.split.negative > results["all"].split.negative
-pixels = [short.attribution.flatten(), results["all"].attribution.flatten()]
-print(short.split)
-print(f"correlation of the maps: {torch.corrcoef(torch.stack(pixels))[0, 1]:.2f}")
+# 4. The first steps of 200 are the same steps, so nothing new is in these numbers: both
+# sides go on growing, and the nuisance stays small. The map settles. After 100 steps it
+# is nearly that of 200, but for its scale.
+final = results["all"]
+pixels = [final.attribution.flatten()]
+for steps in (20, 100):
+    short = dmbp.explain(graph, pair, 3, iterations=steps, progress=False)
+    assert torch.allclose(short.split.positive, final.history["positive"][steps])
+    assert short.split.positive < final.split.positive
+    assert short.split.negative > final.split.negative
+    assert short.split.nuisance.abs() < 0.5
+    pixels.append(short.attribution.flatten())
+alike = torch.corrcoef(torch.stack(pixels))[0]
+print("correlation with the map of 200 steps:", alike[1:])
+assert alike[1] < 0.9
+assert alike[2] > 0.95
 
 # %% tags=["hide-cell"]
 # 5. They are the same.
