@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tutorials import EXERCISES, TUTORIALS, Cell, cells, sections
+from tutorials import EXERCISES, FOLDER, TUTORIALS, Cell, cells, sections
 
 LINES = 15
 COLUMNS = 88
@@ -127,6 +127,15 @@ def definition(text: str, name: str) -> str | None:
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_can_be_read_aloud(name: str) -> None:
     assert problems(LESSONS[name].read_text()) == []
+
+
+def test_the_front_page_gives_the_minutes_that_the_lessons_give() -> None:
+    front_page = (FOLDER / "site" / "index.md").read_text()
+    listed = dict(re.findall(r"\(\.\./(\d\d_\w+)\.py\) \| (\d+) \|", front_page))
+    times = {
+        name: re.search(r"\*\*Time\*\*: (?:about )?(\d+) minutes", path.read_text()) for name, path in TUTORIALS.items()
+    }
+    assert listed == {name: time[1] for name, time in times.items() if time}
 
 
 @pytest.mark.parametrize("name", ["mask_gradient", "masked_backward"])

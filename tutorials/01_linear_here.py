@@ -79,15 +79,17 @@
 # | $\psi$ | FullGrad's absolute value, stretched to the range from 0 to 1 | 7 |
 # | $\alpha$ | the slope of a leaky gate for negative numbers | 8 |
 # | $f$, $F_\phi$ | a smooth curve, and a network with pieces in its place | 8 |
+# | $\Omega_j$ | the window of a max pooling from which output $j$ takes the largest | 8 |
 # | $k_i$, $n$ | the knots between pieces, and how many pieces there are | 8 |
 # | $\varepsilon$ | the largest error of a curve that is taken by pieces | 8 |
 # | $H_l$, $\beta_l$ | what the input and what the constants give: $h_l = H_l\, x + \beta_l$ | 9 |
 # | $K$, $r_l$ | a constant that channels hand on, and the filter that reads it | 9 |
 # | $q$, $a_l(q)$ | a place of a layer, and what the layer's biases give of the score there | 9 |
 # | $\Lambda_l$ | the hat that spreads a place over the pixels around it | 9 |
+# | $\mathcal N$ | the normal distribution, by its mean and its variance | 9 |
 # | $\rho$ | a rank correlation | 9 |
 # | $S$, $e(x)$ | Sobel's filter, and the edges that it finds in $x$ | 9 |
-# | $p_i$ | the probability of a class after $i$ steps of insertion | 9 |
+# | $p_i$, $n$ | the probability of a class after $i$ of $n$ steps of insertion | 9 |
 # | $x'$, $y'$, $c'$ | another input; score and gradient on the other side of a wall | 11 |
 # | $z_k$ | what arrives at gate $k$, one number; $k$ goes through the gates of all layers | 11 |
 # | $g_k$, $\beta_k$ | the gradient of $z_k$, and what the constants give of it | 11 |

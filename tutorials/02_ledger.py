@@ -105,8 +105,9 @@ assert close(lin.weight(0), c)
 assert close(ledger.bias_share, beta)
 
 # %% [markdown]
-# Let us look at it along one line. We walk from the origin to $x$ and on: at step $k$
-# we stand at the input $k\, x$.
+# Let us look at it along one line, through the origin and $x$. A place on it is the input
+# $k\, x$, with a number $k$ that goes from −1 to 3: the origin is $k = 0$, and $x$ is
+# $k = 1$.
 
 # %%
 k = torch.linspace(-1, 3, 401, dtype=torch.float64)[:, None]
