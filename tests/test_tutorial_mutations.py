@@ -7,19 +7,23 @@ says nothing, so that the page stands on its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
 import dmbp
 import tutorials
+from dmbp import analysis
+from dmbp.evaluation.methods import fullgrad, guided
 from dmbp.learning.autograd import MaskedPasses
 from dmbp.masks import Masked
+from linreg import complete, paths
 from linreg.operators import Convolution, Diagonal, Linear
 from linreg.operators.arithmetic import Sum
 from linreg.operators.gates import LeakyReLU
@@ -106,9 +110,23 @@ def half_the_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | No
     return tuple(grad if grad is None else grad / 2 for grad in BACKWARD(ctx, *cotangents))
 
 
+def sides_exchanged(*arguments: Any) -> dict[str, tuple[Tensor, ...]]:
+    return {site: (minus, plus, none) for site, (plus, minus, none) in PURE(*arguments).items()}
+
+
+def first_term_only(*arguments: Any) -> Iterator[Tensor]:
+    yield next(TERMS(*arguments))
+
+
+def a_pixel_further(axis: Any) -> Any:
+    """Each hat still sums to one, so that no sum can tell."""
+    return np.roll(HATS(axis), 1, axis=0)
+
+
 RIGHT_SUM, RIGHT_LEAKY, INITIAL = Sum.adjoint, LeakyReLU.freeze, dmbp.initial_logits
 INTERPOLATE, ADJOINT, SCALED = SMOOTH.interpolate, Convolution.adjoint, Convolution.scaled
 BACKWARD, AREA = MaskedPasses.backward, CURVES.area
+PURE, TERMS, HATS = analysis._pure_states, fullgrad.terms, complete.hats
 
 MUTATIONS = {
     # the linear region
@@ -157,6 +175,16 @@ MUTATIONS = {
     "half of the gradient in the autograd Function": Mutation(
         "05_learning", method(MaskedPasses, backward=staticmethod(half_the_gradient))
     ),
+    # reading the masks
+    "a path that does not count its gates": Mutation("06_masks", everywhere(paths._raised, lambda grads, by: grads)),
+    "what has met one side taken for what has met the other": Mutation("06_masks", everywhere(PURE, sides_exchanged)),
+    # other maps
+    "FullGrad without the biases": Mutation("07_pictures", everywhere(TERMS, first_term_only)),
+    "guided backprop that lets pass what is negative": Mutation(
+        "07_pictures",
+        everywhere(guided.guided, lambda lin, target: lin.weight(target)),
+    ),
+    "the places of the complete map a pixel too far": Mutation("09_what_to_believe", everywhere(HATS, a_pixel_further)),
     # regions
     "a wall's distance by the norm itself, not by its dual": Mutation(
         "11_regions", everywhere(nearest._dual, lambda rows, norm: rows.flatten(1).norm(norm, dim=1))

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 6. Reading the masks
 #
-# Lesson 5 learnt a mask for every unit of a network: a hundred and forty thousand
-# numbers for one picture. This lesson reads them.
+# Lesson 5 learnt a mask for every unit of a network: 147,456 numbers for one picture.
+# This lesson reads them.
 #
 # **You will see** which units learn at all, to which side they lean, where on the
 # picture they do so, whether the masks of two questions agree, and in which layers the
@@ -49,7 +49,7 @@ graph = linreg.trace(network, x)
 lin = graph.linearize(x)
 sites = dmbp.find_sites(graph)
 rounding = 1e-12 * lin.ledger(3).magnitude.item()
-print(sites)
+print(*sites, sep="\n")
 
 # %% [markdown]
 # ## Eq. (8): what a mask says
@@ -138,6 +138,7 @@ for sigma in (0.0, 0.3, 0.5, 1.0):
 
 # %%
 undecided = {site: x.new_full((1, *graph[site].shape), 0.5) for site in sites}
+assert sum(mask.numel() for mask in undecided.values()) == 147_456
 half = dmbp.decompose(lin, undecided, 3)
 assert abs(half.positive + half.unmasked - spectrum.at(0.5)) < rounding
 print("with all masks at 0.5:")
@@ -244,9 +245,16 @@ drawn = draw_graph(graph, ax, shares, title)
 # %% [markdown]
 # All of the score except the output's bias passes the last gate. Inside a block, the
 # residual branch carries one part, and the skip beside it the other. The table above
-# says more: at nearly every site most units are closed, and of the open ones of the stem
+# says more: at all sites but one most units are closed, and of the open ones of the stem
 # the max pool passes over more than half.
-#
+
+# %%
+assert abs(shares[sites[-1]] + network.classify.bias[3] - score) < rounding
+mostly_closed = [lean.closed > lean.units / 2 for lean in leans]
+assert sum(mostly_closed) == len(sites) - 1
+assert leans[0].unread > leans[0].live
+
+# %% [markdown]
 # ## Appendix B.1: where the masks lean, and how far they went
 #
 # $$\sigma_l^i = \begin{cases}
@@ -289,7 +297,16 @@ sheets.mask_sheet(three, 'the masks of "3"')
 # Towards the output whole channels agree. The last site moved least, for its start was
 # clear. In the stem two thirds of the live units were `decided` only by learning, but
 # hardly any unit of the network `crossed` over: the start settles much.
-#
+
+# %%
+for lean, drift in zip(leans, drifts, strict=True):
+    assert lean.undecided < 0.05
+    assert abs(lean.positive - lean.negative) < 0.1
+    assert drift.mean >= drifts[-1].mean
+    assert drift.crossed < 0.06 * drift.live
+assert 0.6 < drifts[0].decided / drifts[0].live < 0.7
+
+# %% [markdown]
 # ## Eq. (16): a mask for each place
 #
 # $$\begin{aligned}
@@ -358,7 +375,11 @@ sheets.agreement_sheet(agreements, 'masks of "3" and of "9", one picture')
 # %% [markdown]
 # At every depth six units in ten and more lean to opposite sides: what speaks for one
 # digit tends to speak against the other.
-#
+
+# %%
+assert min(found.opposite for found in agreements) > 0.6
+
+# %% [markdown]
 # ## Eqs. (6), (9): what each site carries, and where the nuisance is made
 #
 # $$\begin{gathered}
@@ -432,10 +453,21 @@ sheets.carry_sheet(carries, 'what the sites carry of "3"')
 
 # %% [markdown]
 # In the upper part, nearly half of y⁺ and of y⁻ comes in at the stem, with the picture.
-# The rest are biases that enter later. In the lower part, single sites make up to ±2.6 of
-# nuisance, while y~ ends at −0.3. So y~ is small because its parts cancel, and Eq. (10)
-# asks for no more: $\|y^\sim\|_1$ is the absolute value of one number.
-#
+# The rest are biases that enter later. In the lower part, single sites make up to +1.7
+# or −2.6 of nuisance, while y~ ends at −0.3. So y~ is small because its parts cancel,
+# and Eq. (10) asks for no more: $\|y^\sim\|_1$ is the absolute value of one number.
+
+# %%
+stem = carries.sites[0]
+assert 0.4 < stem.first_positive / result.split.positive[0] < 0.5
+assert 0.4 < stem.first_negative / result.split.negative[0] < 0.5
+
+made = [site.nuisance for site in carries.sites]
+assert 1.6 < max(made) < 1.8
+assert -2.65 < min(made) < -2.55
+assert -0.35 < result.split.nuisance[0] < -0.25
+
+# %% [markdown]
 # Lesson 7 shows the maps that such masks make.
 #
 # ## Exercises

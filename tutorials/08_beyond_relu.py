@@ -177,12 +177,12 @@ assert close(split.positive[0], w[0] @ masked2)
 # ## Eq. (4): the largest of some is a matrix of zeros and ones
 #
 # $$\begin{gathered}
-# h_j = \max_{i \in \mathcal N_j} x_i = x_{i(j)}, \\
+# h_j = \max_{i \in \Omega_j} x_i = x_{i(j)}, \\
 # \hat W_{ji} = 1 \text{ for } i = i(j), \text{ else } 0
 # \end{gathered}$$
 #
 # Max pooling and maxout choose: output j takes the largest of the inputs in its window
-# $\mathcal N_j$. On one region the choice $i(j)$ is fixed. So it is a matrix with a
+# $\Omega_j$. On one region the choice $i(j)$ is fixed. So it is a matrix with a
 # single 1 in each row, and of two equal inputs the first is chosen. There are no slopes
 # and no offsets, and there is no mask either, unless you name the node with `sites`.
 
