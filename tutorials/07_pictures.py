@@ -101,6 +101,7 @@ left = torch.arange(64) < 32
 places = {"3": ink & left, "9": ink & ~left, "clutter": ~ink}
 clutter = places["clutter"].double().mean().item()
 print(f"{clutter:.0%} of the pixels are clutter")
+assert abs(clutter - 0.94) < 0.005
 
 # %%
 assert for_three[places["3"]].sum() > 5
@@ -202,6 +203,8 @@ for place in ("3", "9"):
     learnt = products["[∇⁺ + ∇⁻] ⊙ x"][at]
     assert noisy.sum().abs() < 0.5 * noisy.abs().sum()
     assert learnt.sum().abs() > 0.85 * learnt.abs().sum()
+nuisance = products["[∇~] ⊙ x"]
+assert nuisance.abs().sum() > products["[∇⁺ + ∇⁻] ⊙ x"].abs().sum()
 
 # %% [markdown]
 # On the ink of a digit, only 0.3 or 0.4 of c ⊙ x is left after cancelling. Of the learnt
@@ -432,6 +435,7 @@ for name in ("gradient", "IG", "GBp"):
     rows[f"{name}: map"] = a
     parted = rows[f"{name}: c⁺"] * x + rows[f"{name}: c⁻"] * x
     assert close(parted, a)
+assert x.min() >= 0
 rows["DMBP: ∇⁺"] = plus
 rows["DMBP: ∇⁻"] = minus
 rows["DMBP: map"] = for_three
@@ -490,6 +494,7 @@ assert abs(ledger.bias_share - network(black)[0, 3]) < 1e-12 * ledger.magnitude
 # 3. Two thirds come from pixels. Of y⁺ it is about half: see lesson 9.
 share = (c * x).sum() / network(x)[0, 3]
 assert 0.6 < share < 0.75
+assert 0.45 < (plus * x).sum() / result.split.positive[0] < 0.55
 
 # %% tags=["hide-cell"]
 # 4. With 0.5 the strokes drown in noise and the map is a blur of them. With 0.02 the
