@@ -26,7 +26,7 @@ def draw_plane(plane: Plane, colour: Any = "class", ax: Axes | None = None, edge
     `colour` is "class", the largest output, to the decision boundary; "piece", a colour for each that only tells
     neighbours apart; or numbers, one for each piece (K,): y, a share, what one likes. `edges` says whether the pieces
     are outlined: up to 5,000 of them, unless it is given; edges within a piece are not drawn. The decision boundary is
-    black. Raises LinregError for numbers that are not as many as pieces.
+    black; it is left out where `colour` is "piece". Raises LinregError for numbers that are not as many as pieces.
     """
     if ax is None:
         ax = Figure(figsize=(5.6, 5.2), layout="constrained").add_subplot()
@@ -45,8 +45,9 @@ def draw_plane(plane: Plane, colour: Any = "class", ax: Axes | None = None, edge
         filled.set(array=values[plane.piece], cmap=DIVERGING if signed else "viridis", norm=norm)
         ax.add_collection(filled)
         ax.figure.colorbar(filled, ax=ax, shrink=0.8)
-    lines, _ = plane.boundaries()
-    ax.add_collection(LineCollection(list(lines.numpy()), colors="black", linewidths=1.6))
+    if not (isinstance(colour, str) and colour == "piece"):
+        lines, _ = plane.boundaries()
+        ax.add_collection(LineCollection(list(lines.numpy()), colors="black", linewidths=1.6))
     if len(plane) <= 5000 if edges is None else edges:
         ax.add_collection(LineCollection(list(plane.borders().numpy()), colors=INK, linewidths=0.25))
     low, high = plane.polygons.places.amin(0).tolist(), plane.polygons.places.amax(0).tolist()
