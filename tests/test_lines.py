@@ -20,6 +20,7 @@ import linreg
 from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
 from dmbp.plot.along_picture import draw_along
+from linreg.operators.contest import Contest
 from linreg.plot import draw_rule_errors, draw_rules
 from linreg.regions import Segment, density, disagreements, estimate, rule_errors, segment
 from linreg.regions.line import LARGE
@@ -142,6 +143,14 @@ def test_what_flips_is_what_two_patterns_tell() -> None:
         told = {site: sorted(units.tolist()) for site, units in line.flips(k).items()}
         found = {site: np.flatnonzero(patterns[k][site] != patterns[k - 1][site]).tolist() for site in patterns[k]}
         assert told == {site: units for site, units in found.items() if units}
+
+
+def test_candidates_of_many_contests_take_no_copy_of_the_pictures() -> None:
+    contest = Contest(torch.tensor([[0, 3], [2, -1]]), torch.tensor([[0], [1]]), lambda rows: rows, 1, 10**9)
+    pictures = torch.arange(2.0)[:, None].expand(2, 10**9)  # a copy for each row below would be 400 TB
+    image, of = torch.tensor([0, 1]).repeat(50_000), torch.tensor([0, 0, 1, 1]).repeat(25_000)
+    rows = contest.rows(pictures, image, of)
+    assert rows[:4].tolist() == [[0, 0], [1, 1], [0, -torch.inf], [1, -torch.inf]]
 
 
 def test_chunks_change_nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -52,6 +54,30 @@ def test_the_footprint_of_an_explanation_is_that_of_each_image(name: str) -> Non
     held = sum(x.element_size() * math.prod(graph[site].shape) for site in dmbp.find_sites(graph))
     assert 5 * held <= one, "slopes, logits, squares, and the values of both passes"
     assert 3 * one < four < 5 * one, "one image alone needs a few copies less"
+
+
+FAULTS = """
+import resource, sys, torch
+from dmbp.runs.memory import keep_freed
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+pages()
+print(pages(), keep_freed(), pages(), pages())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep memory by rules of their own")
+def test_memory_that_tensors_give_back_is_taken_again() -> None:
+    before, kept, _, after = subprocess.check_output([sys.executable, "-c", FAULTS], text=True).split()
+    if kept != "True":
+        pytest.skip("a C library without mallopt")
+    assert int(before) >= 8 * 2**26 / 2**21, "a page is at most 2 MiB"
+    assert int(after) < int(before) / 8
 
 
 def test_batches_take_what_fits_and_no_more_than_gains() -> None:

@@ -21,8 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> None:
     from dmbp.cli.arguments import parser  # here, where Ctrl-C is answered: it brings torch, which takes seconds
+    from dmbp.runs.memory import keep_freed
     from linreg import LinregError
 
+    keep_freed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals that have no ⁺
     options = parser().parse_args(arguments)

@@ -5,6 +5,7 @@ Index letters: n pictures, k methods.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -257,12 +258,14 @@ def _counts(study: Study) -> tuple[str, ...]:
     for place in study.places:
         total = len(place.pictures)
         notes.append(f"{place.title}: {counted(total, 'picture')}.")
+        lacking = defaultdict[int, list[str]](list)
         for method, title in study.methods.items():
             have = sum(Key(place.model, method, picture) in study.results.values for picture in place.pictures)
             if have < total:
-                notes.append(
-                    f"{place.title}, {title}: only {have} of {total} pictures, for its maps failed or are missing."
-                )
+                lacking[have].append(title)
+        for have, titles in lacking.items():
+            whose = ", ".join(titles)
+            notes.append(f"{place.title}, {whose}: only {have} of {total} pictures; other maps failed or are missing.")
     return tuple(notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's own numbers of what mallopt sets
+
+
+def keep_freed() -> bool:
+    """Let this process keep the memory that tensors give back, and take it again for new ones. Whether it could.
+
+    The C library of Linux takes large blocks from the system and gives each back at once, and the system fills every
+    page of the next one with zeros. For pictures in batches that is half of the time of a forward pass and more: 29 of
+    224 × 224 pixels took 0.60 of it without on SqueezeNet, 0.32 on EfficientNet-Lite0. The largest amount in use stays
+    what it was. It is a setting of the whole process, so that the command line makes it, and no import does.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library: macOS, Windows, musl
+        return False
+    return bool(mallopt(MMAP_THRESHOLD, 2**30) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
 
 
 def footprint(compute: Callable[[], Any]) -> int:

@@ -42,10 +42,13 @@ class Contest:
             self, candidates=candidates.flatten(0, 1), outputs=outputs.flatten(0, 1), elements=parts * self.elements
         )
 
-    def rows(self, flat: Tensor, of: Tensor) -> Tensor:
-        """Values of the candidates of contests `of` (n,) in images (n, elements): (n, M), ∓∞ where there is none."""
+    def rows(self, flat: Tensor, image: Tensor, of: Tensor) -> Tensor:
+        """Values of the candidates of contests `of` (n,), each in one `image` (n,) of (N, elements).
+
+        They are (n, M), ∓∞ where there is none.
+        """
         candidates = self.candidates[of]
-        found = flat.gather(1, candidates.clamp_min(0))
+        found = flat[image[:, None], candidates.clamp_min(0)]
         return found.masked_fill_(candidates < 0, -torch.inf if self.extreme >= 0 else torch.inf)
 
 

@@ -122,7 +122,7 @@ def _of_contest(contest: Contest, operator: Operator, x: Tensor, cells: Cells) -
     start, end = cells.starts(x).flatten(1), cells.ends(x).flatten(1)
     block = max(1, BLOCK // contest.candidates.shape[1] ** (1 if contest.extreme else 2))
     for c, r in zip(cell.split(block), row.split(block), strict=True) if len(cell) else ():
-        left, right = (contest.rows(side[c], r).double() for side in (start, end))
+        left, right = (contest.rows(side, c, r).double() for side in (start, end))
         turns = _envelope(contest.extreme * left, contest.extreme * right, zero) if contest.extreme else _orders(
             left, right, zero, contest)  # fmt: skip
         units = contest.outputs[r]
@@ -152,7 +152,8 @@ def _contested(contest: Contest, at_ends: Tensor, x: Tensor, cells: Cells) -> Te
         return (cells.starts(at_ends) != cells.ends(at_ends))[:, contest.outputs[:, 0]]
     flat = x.flatten(1)
     every = torch.arange(len(contest.candidates), device=x.device)
-    rows = contest.rows(flat.repeat_interleave(len(every), 0), every.repeat(len(flat)))
+    image = torch.arange(len(flat), device=x.device).repeat_interleave(len(every))
+    rows = contest.rows(flat, image, every.repeat(len(flat)))
     order = rows.sort(dim=-1, stable=True).indices.view(len(flat), len(every), -1)
     return (cells.starts(order) != cells.ends(order)).any(-1)
 

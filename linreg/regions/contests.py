@@ -68,7 +68,8 @@ def _contested_of(
     (count, width), (contests, most) = polygons.rings.shape, contest.candidates.shape
     sign = -1 if contest.extreme < 0 else 1
     every = torch.arange(contests)
-    rows = contest.rows(polygons.means(flat).repeat_interleave(contests, 0), every.repeat(count))
+    image = torch.arange(count).repeat_interleave(contests)
+    rows = contest.rows(polygons.means(flat), image, every.repeat(count))
     order = (sign * rows).sort(dim=1, descending=True, stable=True).indices
     places = contest.candidates.repeat(count, 1).gather(1, order).view(count, 1, contests * most)
     values = sign * flat[polygons.rings.clamp_min(0)].gather(2, places.clamp_min(0).expand(-1, width, -1))

@@ -133,7 +133,7 @@ def _of_contest(contest: Contest, x: Tensor) -> Decisions:
     """What was chosen stays above all that are below it, and below all that are above."""
     candidates, contest = contest.candidates, contest.to(x.device)
     every = torch.arange(len(candidates), device=x.device)
-    rows = contest.rows(x.flatten(1).expand(len(every), -1), every).cpu()
+    rows = contest.rows(x.flatten(1), torch.zeros_like(every), every).cpu()
     chosen = contest.choose(rows)  # (R, k)
     size = rows.shape[1]
     if contest.extreme:

@@ -56,6 +56,7 @@ LOOK = r"""
     formulas: all(".math").filter((math) => !math.querySelector("mjx-container svg")).map(text),
     unsized: all("mjx-container").filter((box) => shown(box) && box.getBoundingClientRect().width < 1).map(text),
     errors: all("mjx-merror, [data-mml-node=merror], .katex-error").map(text),
+    cut: all("div.highlight pre").filter((code) => shown(code) && code.scrollWidth > code.clientWidth + 1).map(text),
     figures: all(".cell_output img").length,
     count: all("mjx-container").length,
     raw,
@@ -108,6 +109,7 @@ class Site:
             "unsized": "formula has no size",
             "errors": "formula is an error",
             "raw": "TeX is left in the text",
+            "cut": "code is wider than its box",
         }.items():
             for what in seen[kind]:
                 self.fault(f"{words}: {what}")
