@@ -6,6 +6,8 @@ import os
 from math import comb
 from time import process_time
 
+import networkx as nx
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,8 @@ from test_lines import D, convolutional, drawn, perceptron
 from torch import Tensor, nn
 
 import linreg
-from linreg.regions import Plane, disagreements, plane
+from linreg.plot import draw_plane
+from linreg.regions import Plane, disagreements, plane, segment
 from linreg.regions.planes import UNIT, Bounds
 
 EXAMPLES = int(os.environ.get("LINREG_EXAMPLES", 15))
@@ -173,12 +176,24 @@ def test_a_small_classifier_takes_less_than_two_seconds() -> None:
 def test_pictures_show_what_they_are_given() -> None:
     found = plane_of(perceptron(2, 8, 3), torch.cat(FLAT), ((-2, 2), (-2, 2)))
     ax = found.draw()
-    assert len(ax.collections[0].get_paths()) == len(found.by_class())
+    assert len(ax.collections[0].get_paths()) == len(found.by_class().polygons)
     assert len(ax.collections[1].get_paths()) == len(found.boundaries()[0])
     numbers = found.areas()
     assert found.draw(numbers).collections[0].get_array().tolist() == numbers.tolist()
     with pytest.raises(linreg.LinregError, match="number for each"):
         found.draw(numbers[:-1])
+
+
+def test_an_edge_within_a_piece_is_not_drawn() -> None:
+    """By map the outlines are those between two pieces, and all polygons of a piece have its colour."""
+    found = bent().merged()
+    ax = found.draw("piece")
+    assert len(ax.collections[0].get_paths()) == len(found.polygons) == 4
+    outlines = torch.tensor(np.array([path.vertices for path in ax.collections[1].get_paths()]))
+    assert outlines.sum(1).sort(0).values.tolist() == [[1, 1], [1.5, 1.5], [1.5, 1.5]]  # both ends of each, added
+    assert len(draw_plane(found, "piece", edges=False).collections) == 1
+    filled = found.draw(found.areas()).collections[0].get_array()
+    assert filled.tolist() == found.areas()[found.piece].tolist()
 
 
 def test_by_class_no_polygon_has_two() -> None:
@@ -191,3 +206,122 @@ def test_by_class_no_polygon_has_two() -> None:
         classes = y.argmax(1) if outputs > 1 else (y[:, 0] > 0).long()
         thick = cut.areas() > 1e-9
         assert torch.equal(classes[thick], cut.classes()[thick])
+
+
+# ---- by map ----
+
+
+def bent() -> Plane:
+    """relu(min(u, v) − ½): 0 on an L of two patterns, u − ½ and v − ½ beyond it."""
+    return plane_of(Lambda(lambda x: F.relu(x[:, :1] - F.relu(x[:, :1] - x[:, 1:]) - 0.5)), torch.cat(FLAT))
+
+
+def test_a_piece_by_map_may_be_bent() -> None:
+    found = bent()
+    merged = found.merged()
+    assert len(found) == 4 and len(merged) == 3 and len(merged.polygons) == 4
+    assert merged.areas().sort().values.tolist() == pytest.approx([1 / 8, 1 / 8, 3 / 4])
+    zero = int(merged.areas().argmax())
+    assert not merged.maps()[zero].any() and not merged.linearize([zero]).weight().any()
+    assert sorted(merged.maps().tolist()) == [[0, 0, 0], [0, 1, -0.5], [1, 0, -0.5]]
+    assert repr(merged) == "Plane of 3 pieces, in 4 polygons"
+    assert len(merged.by_class()) == 3 and torch.equal(
+        merged.by_class().classes(), (merged.areas() < 0.5).long()[merged.piece]
+    )
+
+
+def sides(found: Plane) -> tuple[Tensor, Tensor]:
+    """Every side of every polygon: whose it is, and its ends (n, 2, 2)."""
+    rings = [found.polygon(f) for f in range(len(found.polygons))]
+    ends = torch.cat([torch.stack([ring, ring.roll(-1, 0)], 1) for ring in rings])
+    return torch.repeat_interleave(torch.tensor([len(ring) for ring in rings])), ends
+
+
+def meet(found: Plane) -> Tensor:
+    """Which polygons have a stretch of an edge in common, (F, F): of all pairs of sides, by brute force."""
+    owner, ends = sides(found)
+    start, along = ends[:, 0], ends[:, 1] - ends[:, 0]
+    length = along.norm(dim=1)
+    along = along / length[:, None]
+    off = ends[None] - start[:, None, None]  # of each side's ends from each side's start
+    aside = (off[..., 0] * along[:, None, None, 1] - off[..., 1] * along[:, None, None, 0]).abs().amax(2)
+    place = (off * along[:, None, None]).sum(3)
+    overlap = torch.minimum(place.amax(2), length[:, None]) - place.amin(2).clamp_min(0)
+    one, other = ((aside < 1e-9) & (overlap > 1e-8)).nonzero(as_tuple=True)
+    matrix = torch.zeros(len(found.polygons), len(found.polygons), dtype=torch.bool)
+    matrix[owner[one], owner[other]] = True
+    return matrix
+
+
+def pieces_by_map(found: Plane, model: nn.Module) -> list[set[int]]:
+    """Polygons that touch and have the same whole Jacobian and constant, by autograd at their centres."""
+    x = found.points(found.polygons.means(found.polygons.places))
+    maps = []
+    for one in x:
+        jacobian = torch.autograd.functional.jacobian(model, one[None]).reshape(-1, one.numel())
+        maps.append(torch.cat([jacobian, model(one[None]).reshape(-1, 1) - jacobian @ one.reshape(-1, 1)], 1).flatten())
+    every = torch.stack(maps)
+    same = torch.stack([(every - one).abs().amax(1) for one in every]) <= 1e-9 * every.abs().max()
+    graph = nx.from_numpy_array((same & meet(found)).numpy())
+    return sorted(nx.connected_components(graph), key=min)
+
+
+def closing(*sizes: int, seed: int, drop: float) -> nn.Module:
+    """A perceptron most of whose last units are closed, and that ends in a gate."""
+    model = nn.Sequential(*perceptron(*sizes, seed=seed), nn.ReLU())
+    with torch.no_grad():
+        model[-2].bias.fill_(0.1)  # type: ignore[operator]
+        model[-4].bias -= drop  # type: ignore[operator]
+    return model.double()
+
+
+MERGING = {
+    "a network that is often 0": lambda seed: (closing(2, 9, 6, 1, seed=seed, drop=0.3), torch.cat(FLAT)),
+    "more inputs, several outputs": lambda seed: (closing(5, 9, 7, 2, seed=seed, drop=0.4), drawn(seed, 3, 5)),
+    "pools and clips": lambda seed: (nn.Sequential(convolutional(seed), nn.ReLU()), drawn(seed, 3, 1, 8, 8)),
+    "jumps": lambda seed: (
+        nn.Sequential(perceptron(3, 8, 5, seed=seed), nn.Threshold(0.1, -1.0), nn.Linear(5, 1), nn.ReLU()).double(),
+        drawn(seed, 3, 3),
+    ),
+    "pools": lambda seed: (
+        nn.Sequential(
+            perceptron(3, 12, 12, seed=seed), nn.ReLU(), nn.Unflatten(1, (1, 12)), nn.MaxPool1d(4, 2), nn.Flatten(),
+            nn.Linear(5, 1), nn.ReLU(),
+        ).double(),
+        drawn(seed, 3, 3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MERGING)
+def test_pieces_by_map_are_those_of_whole_jacobians(name: str) -> None:
+    """And where they end is where a line of the plane, taken by itself, ends its own."""
+    merges = 0
+    for seed in range(3):
+        model, x = MERGING[name](seed)
+        size = 0.06 if x.dim() > 2 else 1.5
+        found = plane_of(model, x, ((-size, size), (-size, size)))
+        merged = plane(found.graph, x[:1], x[1:2], x[2:], by="map", bounds=((-size, size), (-size, size)))
+        expected = pieces_by_map(merged, model)
+        assert [set((merged.piece == k).nonzero()[:, 0].tolist()) for k in range(len(merged))] == expected
+        assert len(merged.polygons) == len(found) and abs(float(merged.areas().sum()) - 4 * size**2) < 1e-9
+        merges += len(found) - len(merged)
+        ends = merged.points(size * torch.tensor([[-0.9, -0.77], [0.83, 0.91]], dtype=D))
+        line = segment(merged.graph, ends[:1], ends[1:], by="map", progress=False)
+        way = size * (
+            torch.tensor([[-0.9, -0.77]], dtype=D) + line.middles[:, None] * torch.tensor([[1.73, 1.68]], dtype=D)
+        )
+        owner, clear = located(merged, way)
+        crossed = merged.piece[owner[clear]]
+        assert len(line) < 2 or (clear.sum() > 1 and (crossed[1:] != crossed[:-1]).all())
+    assert merges > 0
+
+
+def test_the_map_is_that_of_the_whole_input() -> None:
+    """relu(x₁ + x₃) − relu(x₁ − x₃) is 0 in the plane x₃ = 0, and its slope along x₃ is 0 or 2: two pieces."""
+    model = Lambda(lambda x: F.relu(x[:, :1] + x[:, 2:]) - F.relu(x[:, :1] - x[:, 2:]))
+    corners = torch.tensor([[-1, 0, 0], [1, 0, 0], [-1, 1, 0]], dtype=D)
+    found = plane_of(model, corners).merged()
+    line = segment(found.graph, corners[:1], corners[1:2], by="map", progress=False)
+    assert len(found) == len(line) == 2 and not found.maps().any()
+    assert found.linearize().weight()[:, 2].sort().values.tolist() == [0, 2]

@@ -7,12 +7,12 @@
 # what is on the other side.
 #
 # **You will see** the walls of a region and the units that they belong to, how far the
-# nearest wall is, what jumps there and what does not, and how many linear pieces there
-# are between two inputs.
+# nearest wall is, what jumps there and what does not, and all the linear pieces between
+# two inputs and in the plane through three.
 #
 # **You need** lesson 1 (gates). One section needs lesson 4 (masks).
 #
-# **Time**: about 40 minutes to read. The page runs in half a minute.
+# **Time**: about 50 minutes to read. The page runs in half a minute.
 
 # %%
 from math import inf
@@ -27,7 +27,7 @@ from dmbp.datasets import sample_pairs
 from dmbp.networks import pretrained
 from dmbp.walls import jump
 from linreg import regions
-from linreg.plot import draw_region, draw_walls
+from linreg.plot import draw_plane, draw_region, draw_walls
 
 torch.manual_seed(3)
 plt.rcParams["figure.constrained_layout.use"] = True
@@ -405,6 +405,171 @@ axes[0].vlines(line.t, *axes[0].get_ylim(), color="#8c8c8c", lw=0.6)
 axes[0].set(title=f"{len(line)} pieces, start to stop", xlabel="τ", ylabel="score")
 axes[1].plot(fine, sawtooth(3)(fine[:, None]).detach())
 title = axes[1].set_title("a sawtooth of three layers: 8 pieces")
+
+# %% [markdown]
+# ## Section 3 in two dimensions: all the pieces in a plane
+#
+# $$\begin{aligned}
+# x(u, v) &= p + u\,(q - p) + v\,(r - p) \\
+# N(n) &= 1 + n + \binom{n}{2}
+# \end{aligned}$$
+#
+# Three inputs p, q and r span a plane, and u and v say where in it we are. There the
+# pieces are polygons. `plane` finds all of them, each with its linear function.
+#
+# We begin with one layer, where we know how many there must be. Each of its n units
+# turns on one straight line. The first line cuts the plane in two. Every new line that
+# crosses k others passes through k + 1 pieces, and cuts each of them in two. So if any
+# two lines cross, and no three in the same point, there are N(n) pieces. All crossings
+# have to be in view: here u and v go from −5 to 5. The inputs p, q and r are such that
+# x(u, v) is the point (u, v) itself.
+
+# %%
+p = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
+q = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+r = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+
+
+def pieces_in_view(model, reach):
+    traced = linreg.trace(model, p)
+    view = ((-reach, reach), (-reach, reach))
+    return regions.plane(traced, p, q, r, bounds=view)
+
+
+# %%
+n = 7
+angle = torch.arange(n) * torch.pi / n
+layer = nn.Linear(2, n)
+layer.weight.data = torch.stack([angle.cos(), angle.sin()], 1)
+layer.bias.data = 2 * torch.rand(n) - 1
+lines = nn.Sequential(layer, nn.ReLU(), nn.Linear(n, 1)).double()
+
+arrangement = pieces_in_view(lines, 5)
+assert len(arrangement) == 1 + n + n * (n - 1) // 2
+assert abs(arrangement.areas().sum() - 100) < 1e-9
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(5, 5))
+draw_plane(arrangement, "piece", ax)
+title = ax.set_title(f"{n} lines make {len(arrangement)} pieces")
+
+# %% [markdown]
+# With a second layer the lines bend: a unit of the second layer has another line on
+# every piece of the first. We let a network of two layers learn to tell two half moons
+# apart, and look at its pieces before it learns, after 20 steps, and after 200.
+
+# %%
+turn = torch.pi * torch.rand(300, 1, dtype=torch.float64)
+moon = torch.cat([turn.cos() - 0.5, turn.sin() - 0.25], 1)
+dots = torch.cat([moon, -moon])
+dots = dots + 0.1 * torch.randn(600, 2, dtype=torch.float64)
+moons = torch.arange(600) // 300
+
+hidden = [nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
+classifier = nn.Sequential(*hidden, nn.Linear(16, 2)).double()
+optimizer = torch.optim.Adam(classifier.parameters(), lr=0.02)
+
+# %%
+learned = {}
+for step in range(201):
+    if step in (0, 20, 200):
+        learned[step] = pieces_in_view(classifier, 2)
+    loss = nn.functional.cross_entropy(classifier(dots), moons)
+    optimizer.zero_grad()
+    loss.backward()
+    if step < 200:
+        optimizer.step()
+
+# %% [markdown]
+# PyTorch can check what we found. The gradient in the middle of each polygon is that of
+# its linear function. And `boundaries` gives the line between the two classes exactly:
+# straight stretches, on which both outputs are equal.
+
+# %%
+pieces = learned[200]
+leaf = pieces.points(pieces.centres()).requires_grad_()
+(gradient,) = torch.autograd.grad(classifier(leaf)[:, 0].sum(), leaf)
+assert close(pieces.maps(0)[:, :2], gradient)
+
+stretches, _ = pieces.boundaries()
+outputs = classifier(pieces.points(stretches.mean(1)))
+assert close(outputs[:, 0], outputs[:, 1])
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 3, figsize=(11, 4), sharey=True)
+for ax, (step, found) in zip(axes, learned.items(), strict=True):
+    draw_plane(found, "class", ax)
+    ax.scatter(*dots.T, s=2, c=moons, cmap="coolwarm")
+    ax.set(title=f"after {step} steps: {len(found)} pieces", ylabel="")
+
+# %% [markdown]
+# By pattern each of these polygons is a region. By map several of them can be one, and
+# together they may be bent. Here is a network whose score is the smaller of u and v,
+# minus ½, or 0 where that is negative. It has four patterns. Two of them have the score
+# 0, and touch. So by map there are three regions, one of which looks like an L.
+
+
+# %%
+class SmallerOfTwo(nn.Module):
+    def forward(self, x):
+        u, v = x.split(1, dim=1)
+        smaller = u - torch.relu(u - v)
+        return torch.relu(smaller - 0.5)
+
+
+corner = linreg.trace(SmallerOfTwo(), p)
+assert len(regions.plane(corner, p, q, r)) == 4
+by_map = regions.plane(corner, p, q, r, by="map")
+assert len(by_map) == 3
+assert abs(by_map.areas().max() - 3 / 4) < 1e-12
+
+# %% [markdown]
+# The same works where the input is a picture. Each of the eight sample pictures of
+# lesson 1 has two digits. A small network learns these sixteen halves by heart, with
+# some noise on them. Then we take the plane through three of them, a 3, a 2 and a 7.
+# All other points of the plane are mixtures of the three. The figure has a colour for
+# each class, and black lines between classes. What lies between two digits may be read
+# as another digit, which none of the three is.
+
+# %%
+pairs = sample_pairs()
+halves = torch.cat(pairs.images.double().split(32, dim=3)).flatten(1)
+classes = pairs.labels.T.flatten()
+small = [nn.Linear(2048, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
+by_heart = nn.Sequential(*small, nn.Linear(64, 10)).double()
+optimizer = torch.optim.Adam(by_heart.parameters(), lr=0.003)
+for _ in range(200):
+    noisy = halves + 0.2 * torch.randn_like(halves)
+    loss = nn.functional.cross_entropy(by_heart(noisy), classes)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+assert torch.equal(by_heart(halves).argmax(1), classes)
+
+# %%
+three = [halves[k : k + 1] for k in (2, 7, 9)]
+reading = linreg.trace(by_heart, three[0])
+view = ((-0.25, 1.25), (-0.25, 1.25))
+mixtures = regions.plane(reading, *three, bounds=view)
+
+mixed = mixtures.points(mixtures.centres())
+score = mixtures.maps(3)
+y = (score[:, :2] * mixtures.centres()).sum(1) + score[:, 2]
+assert close(y, by_heart(mixed)[:, 3])
+
+# %% tags=["hide-input"]
+figure, ax = plt.subplots(figsize=(6.4, 6))
+draw_plane(mixtures, "class", ax)
+for half, (u, v) in zip(three, [(0, 0), (1, 0), (0, 1)], strict=True):
+    box = [u - 0.06, v - 0.12, 0.12, 0.24]
+    picture = ax.inset_axes(box, transform=ax.transData)
+    picture.imshow(half.view(64, 32).numpy(), cmap="gray_r")
+    picture.set(xticks=[], yticks=[])
+read = mixtures.by_class()
+for digit in read.classes().unique():
+    largest = (read.polygons.areas() * (read.classes() == digit)).argmax()
+    ax.text(*read.polygon(largest).mean(0), int(digit), size=20, ha="center")
+title = ax.set_title(f"{len(mixtures):,} pieces in the plane through three digits")
 
 # %% [markdown]
 # ## Section 4: a network that reads digits

@@ -1,4 +1,4 @@
-"""Pictures of a plane through a network: its polygons, coloured by class or by any numbers."""
+"""Pictures of a plane through a network: its pieces, coloured by class or by any numbers."""
 
 from __future__ import annotations
 
@@ -21,38 +21,42 @@ CLASSES = ["#a8cbe8", "#f3c9a5", "#a9d9c5", "#ecc3d9", "#f3eaa2", "#c3e2f5", "#e
 
 @own_settings()
 def draw_plane(plane: Plane, colour: Any = "class", ax: Axes | None = None, edges: bool | None = None) -> Axes:
-    """The polygons of a plane over u and v. Returns the axes.
+    """The pieces of a plane over u and v. Returns the axes.
 
-    `colour` is "class", the largest output, to the decision boundary; "pattern", a colour for each that only tells
-    neighbours apart; or numbers, one for each polygon (F,): y, a share, what one likes. `edges` says whether the
-    polygons are outlined: up to 5,000 of them, unless it is given. The decision boundary is black. Raises LinregError
-    for numbers that are not as many as polygons.
+    `colour` is "class", the largest output, to the decision boundary; "piece", a colour for each that only tells
+    neighbours apart; or numbers, one for each piece (K,): y, a share, what one likes. `edges` says whether the pieces
+    are outlined: up to 5,000 of them, unless it is given; edges within a piece are not drawn. The decision boundary is
+    black; it is left out where `colour` is "piece". Raises LinregError for numbers that are not as many as pieces.
     """
     if ax is None:
         ax = Figure(figsize=(5.6, 5.2), layout="constrained").add_subplot()
-    shown = plane.by_class() if isinstance(colour, str) and colour == "class" else plane
-    rings = [shown.polygon(f).numpy() for f in range(len(shown))]
-    outlined = len(plane) <= 5000 if edges is None else edges
-    filled = PolyCollection(rings, edgecolors=INK if outlined else "face", linewidths=0.25 if outlined else 0.1)
-    if isinstance(colour, str) and colour in ("class", "pattern"):
-        numbers = shown.classes().cpu() if colour == "class" else torch.arange(len(plane)) * 7
+    by_class = isinstance(colour, str) and colour == "class"
+    shown = plane.by_class() if by_class else plane
+    rings = [shown.polygon(f).numpy() for f in range(len(shown.polygons))]
+    filled = PolyCollection(rings, edgecolors="face", linewidths=0.1)
+    if isinstance(colour, str) and colour in ("class", "piece"):
+        numbers = shown.classes().cpu() if by_class else plane.piece * 7
         filled.set(array=numbers.numpy() % len(CLASSES), cmap=ListedColormap(CLASSES), clim=(-0.5, len(CLASSES) - 0.5))
         ax.add_collection(filled)
     else:
         values = _numbers(colour, len(plane))
         signed = bool((values < 0).any() and (values > 0).any())
-        filled.set(array=values, cmap=DIVERGING if signed else "viridis", norm=CenteredNorm() if signed else None)
+        norm = CenteredNorm() if signed else None
+        filled.set(array=values[plane.piece], cmap=DIVERGING if signed else "viridis", norm=norm)
         ax.add_collection(filled)
         ax.figure.colorbar(filled, ax=ax, shrink=0.8)
-    lines, _ = plane.boundaries()
-    ax.add_collection(LineCollection(list(lines.numpy()), colors="black", linewidths=1.6))
+    if not (isinstance(colour, str) and colour == "piece"):
+        lines, _ = plane.boundaries()
+        ax.add_collection(LineCollection(list(lines.numpy()), colors="black", linewidths=1.6))
+    if len(plane) <= 5000 if edges is None else edges:
+        ax.add_collection(LineCollection(list(plane.borders().numpy()), colors=INK, linewidths=0.25))
     low, high = plane.polygons.places.amin(0).tolist(), plane.polygons.places.amax(0).tolist()
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(low[1], high[1])
     ax.set_aspect("equal")
     ax.set_xlabel("u")
     ax.set_ylabel("v")
-    ax.set_title(f"{len(plane):,} polygons", fontsize=10)
+    ax.set_title(f"{len(plane):,} pieces", fontsize=10)
     despine(ax)
     return ax
 
@@ -61,7 +65,7 @@ def _numbers(colour: Any, count: int) -> np.ndarray:
     try:
         values = torch.as_tensor(colour).detach().double().cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise LinregError(f'colour is "class", "pattern" or {count} numbers, not {colour!r}') from None
+        raise LinregError(f'colour is "class", "piece" or {count} numbers, not {colour!r}') from None
     if values.shape != (count,):
-        raise LinregError(f"colour needs a number for each of {count} polygons, (F,), not {tuple(values.shape)}")
+        raise LinregError(f"colour needs a number for each of {count} pieces, (K,), not {tuple(values.shape)}")
     return values.numpy()

@@ -9,9 +9,10 @@
 - **by map and connected**, if a path leads from one to the other on which the map stays the same: the same function
   may come back somewhere else, and is then another region.
 
-`walls` and `segment` take `by="pattern"` (the default) or `by="map"`; with "map", pieces that touch and have equal maps
-are one piece, so that it is always the third that is counted, and never pieces far apart that happen to agree. All else
-is by pattern, the polygons of a plane too: together they might be bent.
+`walls`, `segment` and `plane` take `by="pattern"` (the default) or `by="map"`; with "map", pieces that touch and have
+equal maps are one piece, so that it is always the third that is counted, and never pieces far apart that happen to
+agree. The map is that of the whole input, also where a line or a plane shows a part of it. In a plane a piece by map
+may be bent: it is several convex polygons. All else is by pattern: a polytope and its neighbours are convex.
 """
 
 from linreg.regions.crossing import Neighbour, across, neighbours

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, nan, prod
 from time import perf_counter
@@ -12,13 +9,13 @@ from time import perf_counter
 import torch
 from scipy.stats import t as student
 from torch import Tensor
-from tqdm import tqdm
 
 from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given
 from linreg.numerals import whole_number
 from linreg.operators import Affine
+from linreg.regions.bar import bar
 from linreg.regions.meaning import By, check_by
 from linreg.regions.segments import MEMORY, Segment, inputs_of, walk
 from linreg.target import Target
@@ -91,7 +88,11 @@ def segment(
                 f"this line has {expected}, and limit is {limit:g}: give a larger limit, or a shorter stretch, such as "
                 f"stretch=({start:g}, {share:.3g})"
             )
-    with _bar(progress, start, stop) as report:
+    with bar(progress, stop - start) as told:
+
+        def report(t: float, pieces: int) -> None:
+            told(t - start, f"{pieces:,} pieces")
+
         found = walk(graph, a, b, (start, stop), memory, report, limit)
     return found.merged(target) if by == "map" else found
 
@@ -171,17 +172,3 @@ def _checked(stretch: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= start < stop <= 1:
         raise LinregError(f"a stretch is a pair of numbers with 0 ≤ start < stop ≤ 1, not {stretch!r}")
     return start, stop
-
-
-@contextmanager
-def _bar(progress: bool, start: float, stop: float) -> Iterator[Callable[[float, int], None]]:
-    """A bar on terminals, for what takes longer than a second."""
-    hidden = None if progress and sys.stderr is not None else True
-    layout = "{percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
-    with tqdm(total=stop - start, disable=hidden, delay=1, bar_format=layout) as bar:
-
-        def report(t: float, pieces: int) -> None:
-            bar.set_postfix_str(f"{pieces:,} pieces", refresh=False)
-            bar.update(t - start - bar.n)
-
-        yield report

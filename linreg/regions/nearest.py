@@ -14,7 +14,8 @@ one product for all rows at once, tells the norm of every row within a factor, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import inf, log
 
 import numpy as np
@@ -28,6 +29,7 @@ from linreg.graph import Node
 from linreg.linearization import Linearization
 from linreg.numerals import real_number, whole_number
 from linreg.operators.steps import Choice
+from linreg.regions.bar import Told, bar
 from linreg.regions.halfspaces import Inequalities, Label, Units, inequalities
 from linreg.regions.meaning import By, check_by
 from linreg.text import number, table
@@ -112,6 +114,7 @@ def walls(
     miss: float = 1e-9,
     most: int = MOST,
     seed: int = 0,
+    progress: bool = True,
 ) -> Walls:
     """The `count` nearest walls of the region of one input, in ℓ2, ℓ∞ (`norm=inf`) or ℓ1, with their units.
 
@@ -121,8 +124,8 @@ def walls(
 
     Of more than 2,048 rows only those are made that may be among the nearest: each is told to be farther with a
     probability of missing one below `miss` in all, whatever the network (0 makes every row). In float32 the nearest
-    walls of a large network are closer than rounding: ask in float64. Raises LinregError for several images, where
-    `miss=0` needs more than `most` rows, and for what is not known by name.
+    walls of a large network are closer than rounding: ask in float64. Long work shows a bar.
+    Raises LinregError for several images, where `miss=0` needs more than `most` rows, and for what has no such name.
 
     >>> import torch, linreg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -146,9 +149,10 @@ def walls(
         return Walls(found, "steps of the vector", len(asked), whole, len(found), 0.0)
     measure = _measure(norm)
     if len(asked) <= FEW or miss == 0:
-        search = _all(region, asked, norm, count, most)
+        search = _all(region, asked, norm, count, most, progress)
     else:
-        search = _likely(region, asked, norm, count, miss, most, seed)
+        search = _likely(region, asked, _largest_norms(region, norm, miss, seed, progress), norm, count, most, progress)
+        search = replace(search, miss=max(search.miss, miss))
     nearest = tuple(_walls(region, norm, search))
     return Walls(nearest, measure, len(asked), whole, search.examined, search.miss, search.beyond)
 
@@ -232,37 +236,42 @@ def _asked(region: Inequalities, by: By, sample: int | None, seed: int) -> Tenso
     return rows[torch.randperm(len(rows), generator=generator)[:sample]].sort().values
 
 
-def _all(region: Inequalities, asked: Tensor, norm: float, count: int, most: int) -> _Search:
+def _all(region: Inequalities, asked: Tensor, norm: float, count: int, most: int, progress: bool) -> _Search:
     if len(asked) > max(most, FEW):
         raise LinregError(
             f"all {len(asked):,} rows are asked for, one pass back each, and most={most:,}: ask with miss=1e-9, which "
             "makes those that may be near, for some sites, for a sample, or with a higher most="
         )
-    found = _exact(region, asked, norm)
+    with bar(progress, len(asked)) as told:
+        found = _exact(region, asked, norm, told)
     order = found.sort().indices[:count]
     return _Search(asked[order.cpu()], found[order], len(asked))
 
 
-def _likely(region: Inequalities, asked: Tensor, norm: float, count: int, miss: float, most: int, seed: int) -> _Search:
-    """Rows in the order of how near they may be, until no other may be nearer than those found."""
+def _likely(
+    region: Inequalities, asked: Tensor, largest: Tensor, norm: float, count: int, most: int, progress: bool
+) -> _Search:
+    """Rows in the order of how near they may be, with norms up to `largest`, until no other may be nearer."""
     place = asked.to(region.slack.device)
-    largest = _largest_norms(region, norm, miss, seed)[place]
-    nearest = torch.where(largest > 0, region.slack[place].double() / largest, inf)
+    nearest = torch.where(largest[place] > 0, region.slack[place].double() / largest[place], inf)
     nearest, order = nearest.sort()
     order = order.cpu()
     best, rows = torch.empty(0, dtype=torch.float64, device=nearest.device), torch.empty(0, dtype=torch.long)
     made, size = 0, max(count, DRAWS)
-    while made < len(asked) and nearest[made] < inf and (len(best) < count or nearest[made] < best[-1]):
-        if made >= most:
-            return _Search(rows, best, made, 1.0, nearest[made].item())
-        new = asked[order[made : made + size]]
-        best, kept = torch.cat([best, _exact(region, new, norm).double()]).sort()
-        best, rows, made = best[:count], torch.cat([rows, new])[kept.cpu()][:count], made + len(new)
-        size *= 2
-    return _Search(rows, best, made, miss)
+    with bar(progress, 1.0) as told:
+        while made < len(asked) and nearest[made] < inf and (len(best) < count or nearest[made] < best[-1]):
+            if made >= most:
+                return _Search(rows, best, made, 1.0, nearest[made].item())
+            new = asked[order[made : made + size]]
+            best, kept = torch.cat([best, _exact(region, new, norm).double()]).sort()
+            best, rows, made = best[:count], torch.cat([rows, new])[kept.cpu()][:count], made + len(new)
+            size *= 2
+            near = int((nearest < best[-1]).sum())
+            told(made / max(made, min(near, most)), f"{made:,} rows of at most {max(made, near):,}")
+    return _Search(rows, best, made)
 
 
-def _largest_norms(region: Inequalities, norm: float, miss: float, seed: int) -> Tensor:
+def _largest_norms(region: Inequalities, norm: float, miss: float, seed: int, progress: bool = False) -> Tensor:
     """For each row a number that its dual norm exceeds with a probability below `miss` for all of them together.
 
     ‖a‖₂² is the mean of (a·g)² for normal g, with the tail of χ². For ‖a‖₁ the g are Cauchy: a·g is then ‖a‖₁ times a
@@ -275,10 +284,11 @@ def _largest_norms(region: Inequalities, norm: float, miss: float, seed: int) ->
     draws = torch.randn(shape, generator=generator, dtype=torch.float64)
     if norm == inf:
         draws = draws / torch.randn(shape, generator=generator, dtype=torch.float64)
-    for part in region.time_chunks(draws.to(region.lin.input)):
-        for one in part:  # one at a time: there may be millions of rows
-            value = one.double()
+    with bar(progress, DRAWS) as told:
+        for number, one in enumerate(chain.from_iterable(region.time_chunks(draws.to(region.lin.input))), 1):
+            value = one.double()  # one at a time: there may be millions of rows
             total += value.abs().log() if norm == inf else value.square()
+            told(number, f"{number} of {DRAWS} products")
     each = miss / max(1, len(region))
     if norm == inf:
         return (total / DRAWS + _cauchy_tail(each)).exp()
@@ -297,14 +307,16 @@ def _cauchy_tail(probability: float) -> float:
 # ---- how far ----
 
 
-def _exact(region: Inequalities, rows: Tensor, norm: float) -> Tensor:
+def _exact(region: Inequalities, rows: Tensor, norm: float, told: Told = lambda done, words: None) -> Tensor:
     """The distances of these rows, in their order."""
-    found = region.slack.new_full((len(region),), inf)
+    found, made = region.slack.new_full((len(region),), inf), 0
     for numbers, chunk in region.row_chunks(rows):
         place = numbers.to(found.device)
         norms = _dual(chunk, norm)
         differences = region.decided[region.site(int(numbers[0]))].minus is not None
         found[place] = torch.where(norms > _rounding(norms) * differences, region.slack[place] / norms, inf)
+        made += len(numbers)
+        told(made, f"{made:,} rows")
     return found[rows.to(found.device)]
 
 

@@ -53,6 +53,11 @@ class Polygons:
         """Which places of a ring hold a vertex, (F, W)."""
         return self.rings >= 0
 
+    @property
+    def following(self) -> Tensor:
+        """The place in its ring of the corner that follows each one, (F, W)."""
+        return _following(self.valid)
+
     def means(self, values: Tensor) -> Tensor:
         """The mean of values (V, …) over the corners of each polygon, (F, …): that of an affine function is one of its
         values within.
@@ -134,7 +139,7 @@ class Polygons:
         """The area of each polygon, (F,)."""
         valid = self.valid
         ring = self.rings.clamp_min(0)
-        here, there = self.places[ring], self.places[ring.gather(1, _following(valid))]
+        here, there = self.places[ring], self.places[ring.gather(1, self.following)]
         first = here[:, :1]
         (x, y), (p, q) = (here - first).unbind(2), (there - first).unbind(2)
         return ((x * q - y * p) * valid).sum(1).abs() / 2

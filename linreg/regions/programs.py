@@ -32,6 +32,8 @@ Hyperplane = tuple[Array, float]  # a and b of a·v = b
 
 LARGEST = 4_000_000  # numbers in A, for which a linear program takes some seconds
 METHOD = "highs-ipm"  # its interior point method, five times as fast as the simplex where rows are dense
+AIMED = 1e-3  # of the inradius: how far beyond a wall a ray is aimed
+TURNS = 40  # how often the point that it is aimed at is moved
 ROUNDING = 1e-9  # what two numbers of a linear program may differ by and be the same
 
 
@@ -74,12 +76,14 @@ class Polytope:
     def facets(self) -> tuple[int, ...]:
         """The places in A of the rows that bound the region; all others could be left out. Of equal rows the first.
 
-        Most show themselves as the first wall on a ray from the inside; a linear program decides for each of the rest,
-        whether it can be passed while those that are known to bound are kept. Raises LinregError for a region without
-        an inside.
+        Most show themselves as the first wall on a ray from the inside, at random or aimed at them; a linear program
+        decides for each of the rest, whether it can be passed while those that are known to bound are kept. Raises
+        LinregError for a region without an inside.
         """
         inside = self._inside()
         found = self._hit(inside, self._rays())
+        rest = np.array(sorted(set(range(len(self.A))) - found), dtype=int)
+        found |= self._hit(inside, self._aimed(inside, rest))
         for row in range(len(self.A)):
             while row not in found and (beyond := self._passed(row, found)) is not None:
                 found |= self._first(inside, beyond - inside) - found or {row}
@@ -179,6 +183,20 @@ class Polytope:
         """Straight at each wall, along the axes on which the others stay as they are, and in random directions."""
         random = np.random.default_rng(0).standard_normal((4 * len(self.A) + 64, self.A.shape[1]))
         return np.concatenate([self.A, np.linalg.pinv(self.A).T, random]) if len(self.A) else random
+
+    def _aimed(self, inside: Array, rows: Array) -> Array:
+        """A ray for each of these rows, at a point beyond its wall and no other, within the bounds, if one is found.
+
+        The point is moved by turns: to the nearest one with what A v should be there, and back into the bounds.
+        """
+        back, margin = np.linalg.pinv(self.A).T, AIMED * min(self.ball.radius, 1.0)
+        points, own = np.tile(inside, (len(rows), 1)), (np.arange(len(rows)), rows)
+        for _ in range(TURNS):
+            values = points @ self.A.T
+            wanted = np.minimum(values, self.b - margin)
+            wanted[own] = self.b[rows] + margin
+            points = np.clip(points + (wanted - values) @ back, self.low, self.high)
+        return points - inside
 
     def _hit(self, inside: Array, rays: Array) -> set[int]:
         """The walls that rays meet first, each alone and before the bounds."""

@@ -21,6 +21,7 @@ from linreg.errors import LinregError
 from linreg.graph import OperatorGraph
 from linreg.inputs import Given
 from linreg.linearization import Linearization
+from linreg.regions.meaning import ROUNDINGS, of_all
 from linreg.regions.subdivision import Chunk, Subdivision, most_cells, point
 from linreg.target import Target, cotangent, sum_per_image
 from linreg.text import counted, table
@@ -171,9 +172,7 @@ class Segment:
         Of y by `target`; without one, of the whole output, which is judged by a sum of its elements with random
         weights. Two maps are the same if they differ by no more than rounding, 10⁴ ε of the largest number in them.
         """
-        if target is None and self.starts[0].numel() > 1:
-            generator = torch.Generator().manual_seed(0)
-            target = torch.randn(self.starts.shape[1:], generator=generator, dtype=self.starts.dtype).to(self.starts)
+        target = of_all(target, self.starts)
         before, differs = None, [torch.ones(1, dtype=torch.bool)]
         starts, _ = self.scores(target)
         for pieces, gradient in self.gradients(target):
@@ -182,7 +181,7 @@ class Segment:
             rows = torch.cat([gradient.double().flatten(1), offset[:, None]], 1).cpu()
             both = rows if before is None else torch.cat([before, rows])
             scale = torch.maximum(both[1:].abs().amax(1), both[:-1].abs().amax(1)).clamp_min(starts.abs().max().item())
-            differs.append((both[1:] - both[:-1]).abs().amax(1) > 1e4 * torch.finfo(self.a.dtype).eps * scale)
+            differs.append((both[1:] - both[:-1]).abs().amax(1) > ROUNDINGS * torch.finfo(self.a.dtype).eps * scale)
             before = rows[-1:]
         first = torch.cat(differs)
         last = torch.cat([first[1:], first[:1]])
