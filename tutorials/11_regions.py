@@ -528,8 +528,7 @@ assert abs(by_map.areas().max() - 3 / 4) < 1e-12
 # lesson 1 has two digits. A small network learns these sixteen halves by heart, with
 # some noise on them. Then we take the plane through three of them, a 3, a 2 and a 7.
 # All other points of the plane are mixtures of the three. The figure has a colour for
-# each class, and black lines between classes. What lies between two digits may be read
-# as another digit, which none of the three is.
+# each class, and black lines between classes.
 
 # %%
 pairs = sample_pairs()
