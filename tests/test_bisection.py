@@ -75,18 +75,11 @@ def missing(places: Tensor, among: Tensor) -> Tensor:
     return places[(places[:, None] - among).abs().amin(1) > NEAR]
 
 
-SEEN, COUNTS = set[str](), list[tuple[int, int]]()
-
-
-@settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
-@given(st.sampled_from(sorted(WANTED)).flatmap(lambda name: networks(frozenset({name}), most=9)))
-def compare(network: Network) -> None:
+def compare(network: Network) -> tuple[int, int]:
+    """How many breakpoints there are, and how many of them bisection did not find."""
     graph = linreg.trace(network.model(), network.input(network.images))
     if graph.batch is not None:
-        return
+        return 0, 0
     a, b = (2 * network.input(2)).split(1)
     line = segment(graph, a, b, progress=False)
     told, found = apart(line.t[1:-1]), apart(bisected(graph, a, b))
@@ -94,15 +87,34 @@ def compare(network: Network) -> None:
     more = missing(told, found)
     more = more[(more > NEAR) & (more < 1 - NEAR)]
     assert not len(more) or turns(line, more).all(), f"nothing turns at {more.tolist()}, of {network}"
-    SEEN.update(step.kind for step in network.steps)
-    COUNTS.append((len(told), len(told) - len(found)))
+    return len(told), len(told) - len(found)
+
+
+def compared(wanted: set[str], examples: int) -> list[tuple[Network, int, int]]:
+    """So many networks, each with one of these kinds above others."""
+    found = []
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.sampled_from(sorted(wanted)).flatmap(lambda name: networks(frozenset({name}), most=9)))
+    def each(network: Network) -> None:
+        found.append((network, *compare(network)))
+
+    each()
+    return found
 
 
 def test_bisection_finds_no_missed_piece() -> None:
-    """On random networks, with every gate and selection if they are 200; number and places are the same."""
-    SEEN.clear(), COUNTS.clear()
-    compare()
-    pieces, more = (sum(each) for each in zip(*COUNTS, strict=True))
-    print(f"{len(COUNTS)} networks, {pieces} breakpoints; {more} that bisection did not find turn too")
-    assert set(WANTED) <= set(KINDS) and pieces > 10 * len(COUNTS)
-    assert EXAMPLES < 200 or SEEN >= WANTED, WANTED - SEEN
+    """On random networks; if they are 200 and more, with every gate and selection in turn."""
+    assert set(WANTED) <= set(KINDS)
+    if EXAMPLES < 200:
+        found = compared(WANTED, EXAMPLES)
+    else:
+        found = [each for name in sorted(WANTED) for each in compared({name}, -(-EXAMPLES // len(WANTED)))]
+    pieces, more = sum(count for _, count, _ in found), sum(count for _, _, count in found)
+    print(f"{len(found)} networks, {pieces} breakpoints; {more} that bisection did not find turn too")
+    seen = {step.kind for network, *_ in found for step in network.steps}
+    assert pieces > 5 * len(found)
+    assert EXAMPLES < 200 or seen >= WANTED, WANTED - seen
