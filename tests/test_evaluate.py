@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from studies import model, write_pictures
 
 from dmbp.datasets import items
 from dmbp.errors import DmbpError
+from dmbp.evaluation import layer_randomization
 from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.methods import DMBP, parse
 from dmbp.evaluation.processes import own_device
@@ -71,6 +73,30 @@ def test_it_prints_tables_writes_all_and_goes_on(run: Run, pictures: Path) -> No
     assert Path("study/tables.txt").read_text() == text
 
 
+def test_metrics_have_options(run: Run, pictures: Path) -> None:
+    """Each is kept and shown under its name with its options, and is what the functions make of the same picture."""
+    metrics = ("insertion", "insertion:step=7", "randomization:seed=3", "cascade", "cascade:order=bottom-up")
+    status, out, err = run(*ASKED, "--methods", "nd", "random", "--count", "1", "--metrics", *metrics)
+    assert status == 0, err
+    results = read_results(Path("study"))
+    [((_, picture), known)] = results.pictures.items()
+    found = results.values[Key("net", "nd", picture)]
+    assert list(found) == list(metrics)
+    loaded, method = load_model("net.py:model"), parse("nd")
+    x = loaded.preprocess.tensor(read_image(f"pictures/{picture}"))
+    places = x[0, 0].numel()
+    for name, step in (("insertion", 35), ("insertion:step=7", 7)):
+        assert [len(row["curve"]) for row in found[name]] == [ceil(places / step) + 1] * len(found[name])
+    for name, order, seed in (
+        ("randomization:seed=3", "last", 3), ("cascade", "top-down", 0), ("cascade:order=bottom-up", "bottom-up", 0),
+    ):  # fmt: skip
+        drawn = layer_randomization(method, loaded.network, x, known["targets"][0], order=order, seed=seed)
+        assert found[name][0]["layers"] == pytest.approx(drawn.correlations[:, 0].tolist(), abs=1e-5)
+    for words in ("IM ", "IM step=7", "cascading correlation ", "cascading correlation order=bottom-up"):
+        assert f"pictures/net  {words}" in out
+    assert "pictures/net seed=3" in out and "Table 3" in out
+
+
 def test_a_damaged_picture_is_told_and_the_others_are_judged(run: Run, pictures: Path) -> None:
     (pictures / "p1.png").write_text("no picture")
     (pictures / "p2.png").unlink()
@@ -86,6 +112,10 @@ def test_a_damaged_picture_is_told_and_the_others_are_judged(run: Run, pictures:
     [
         (["--methods", "nod"], "there is no method 'nod'"),
         (["--metrics", "im"], "there is no metric 'im'"),
+        (["--metrics", "cascade:ordre=top-down"], "cascade has no option 'ordre' (did you mean 'order'?)"),
+        (["--metrics", "cascade:order=last"], "cascade: order must be one of 'top-down', 'bottom-up', not 'last'"),
+        (["--metrics", "insertion:step=0"], "insertion: step must be a whole number of at least 1, not 0"),
+        (["--metrics", "randomization:seed=-1"], "randomization: seed must be a whole number of at least 0, not -1"),
         (["--data", "folder:none"], "none: there is no such folder"),
         (["--data", "folders:pictures"], "unknown data set 'folders:pictures'; near: folder"),
         (["--data", "imagenet:pictures"], "found neither class folders nor"),

@@ -22,7 +22,8 @@ from dmbp import DmbpError
 from dmbp.evaluation import captured as kept
 from dmbp.evaluation import insertion, methods
 from dmbp.evaluation.captured import captured
-from dmbp.evaluation.methods.option_table import COMMAND, page
+from dmbp.evaluation.measures import METRICS
+from dmbp.evaluation.option_table import COMMAND, page
 from linreg import LinregError
 
 PAGE = Path(__file__).parents[1] / "tutorials" / "site" / "methods.md"
@@ -288,7 +289,8 @@ def test_deep_lift_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), f"refresh it: {COMMAND}"
     rows = [line for line in page().splitlines() if line.startswith("| `")]
-    assert len(rows) == len(methods.METHODS) + sum(len(kind.options()) for kind in methods.METHODS.values())
+    kinds = [*methods.METHODS.values(), *METRICS.values()]
+    assert len(rows) == len(kinds) + sum(len(kind.options()) for kind in kinds)
     assert {line.count("|") for line in rows} == {6, 7}
 
 

@@ -33,8 +33,11 @@ ASKED_METHODS = (
     f"names with options, such as ig:steps=100 (default: {' '.join(METHODS)}: the paper's Table 1, and chance)"
 )
 BLUR = "judge each method's maps blurred by so many pixels too: insertion rewards smoothness of any map"
-ASKED_METRICS = "any of insertion, cim, deletion, localization, randomization (default: insertion cim)"
-BATCH = "pictures that go through a method together: more are faster on a GPU, and differ in rounding (default: 1)"
+ASKED_METRICS = (
+    "any of insertion, cim, deletion, localization, randomization, cascade, with options such as "
+    "cascade:order=bottom-up (default: insertion cim)"
+)
+BATCH = "pictures that go through a method together: faster on small networks and GPUs; rounding differs (default: 1)"
 FOLDER = "where results go as they come; the same command goes on with what it finds there"
 
 

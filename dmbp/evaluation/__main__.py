@@ -1,5 +1,5 @@
-"""`python -m dmbp.evaluation`: the page of methods and their options, in Markdown."""
+"""`python -m dmbp.evaluation`: the page of methods, metrics and their options, in Markdown."""
 
-from dmbp.evaluation.methods.option_table import page
+from dmbp.evaluation.option_table import page
 
 print(page(), end="")

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dmbp.errors import DmbpError
 from dmbp.evaluation.curves import Curve, complementary_insertion, deletion, insertion
 from dmbp.evaluation.halves import localization
 from dmbp.evaluation.published import CIM, CORRELATION, IM
-from dmbp.evaluation.randomization import layer_randomization
+from dmbp.evaluation.randomization import CASCADES, layer_randomization
+from dmbp.evaluation.worded import Worded, option, read
 
 DIGITS = 6  # of the scores of a curve that are kept: float32 has no more
 
@@ -59,15 +59,16 @@ Found = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Metric(ABC):
+class Metric(Worded, ABC):
     """A metric and its options.
 
     `title` heads its row in a table; `quantities` are the numbers of it that a table shows, by the words that follow
-    the title; `better` is 1 where more is better, −1 where less is, and 0 where zero is; `needs` says
-    what it has a meaning for.
+    the title; `better` is 1 where more is better, −1 where less is, and 0 where zero is; `about` says what it is, and
+    `needs` what it has a meaning for.
     """
 
     title: ClassVar[str]
+    about: ClassVar[str]
     quantities: ClassVar[dict[str, str]] = {"area": ""}
     better: ClassVar[int] = 1
     needs: ClassVar[str] = "a picture that can be read"
@@ -81,11 +82,25 @@ class Metric(ABC):
 
 
 @dataclass(frozen=True)
-class Insertion(Metric):
-    """The paper's IM; `step` in pixels, None for ⌈P / 224⌉."""
+class CurveMetric(Metric):
+    """The area under a curve of probabilities; `step` in pixels, None for ⌈P / 224⌉."""
 
-    step: int | None = None
+    step: int | None = option(
+        None, "pixels that change at each step; none: the 224th part of all, rounded up", "RISE's code"
+    )
+
+    def __post_init__(self) -> None:
+        if self.step is not None:
+            self._check_numbers("step")
+
+
+@dataclass(frozen=True)
+class Insertion(CurveMetric):
+    """The paper's IM."""
+
+    label: ClassVar[str] = "insertion"
     title: ClassVar[str] = IM
+    about: ClassVar[str] = "the probability of the class while pixels enter a blurred picture, the highest first"
 
     def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         curve = insertion(rows.network, rows.x, rows.targets, maps, step=self.step, probability=rows.probability)
@@ -93,11 +108,12 @@ class Insertion(Metric):
 
 
 @dataclass(frozen=True)
-class ComplementaryInsertion(Metric):
-    """The paper's cIM, of pictures with several classes; `step` in pixels."""
+class ComplementaryInsertion(CurveMetric):
+    """The paper's cIM, of pictures with several classes."""
 
-    step: int | None = None
+    label: ClassVar[str] = "cim"
     title: ClassVar[str] = CIM
+    about: ClassVar[str] = "the mean probability of the picture's other classes while pixels enter, the lowest first"
     needs: ClassVar[str] = "pictures of several classes, such as photo-pairs:DATA"
 
     def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
@@ -113,11 +129,12 @@ class ComplementaryInsertion(Metric):
 
 
 @dataclass(frozen=True)
-class Deletion(Metric):
-    """Deletion, from the picture to zeros; `step` in pixels."""
+class Deletion(CurveMetric):
+    """Deletion, from the picture to zeros."""
 
-    step: int | None = None
+    label: ClassVar[str] = "deletion"
     title: ClassVar[str] = "deletion"
+    about: ClassVar[str] = "the probability of the class while pixels go to zero, the highest first"
     better: ClassVar[int] = -1
 
     def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
@@ -129,7 +146,9 @@ class Deletion(Metric):
 class Localization(Metric):
     """Of pictures made of two halves: positive evidence in the own half, negative in the other."""
 
+    label: ClassVar[str] = "localization"
     title: ClassVar[str] = "localization"
+    about: ClassVar[str] = "the shares of positive values in the half of the class, and of negative in the other"
     needs: ClassVar[str] = "pictures made of two halves, such as digit-pairs or photo-pairs:DATA"
     quantities: ClassVar[dict[str, str]] = {"positive": "positive, own half", "negative": "negative, other half"}
 
@@ -164,48 +183,76 @@ def _placed(found: Sequence[Found], rows: Sequence[int], count: int) -> list[Fou
 
 
 @dataclass(frozen=True)
-class Randomization(Metric):
-    """Rank correlation with the map of a network whose last layer is redrawn (Table 3), or cascading, all layers.
+class Redrawn(Metric):
+    """Rank correlation with the maps of a network of which layers are redrawn: the mean over those, and each one's."""
 
-    `order` "top-down" and "bottom-up" redraw layer after layer; the number is then the mean over all of them, and each
-    layer's is kept.
-    """
-
-    order: str = "last"
-    seed: int = 0
-    title: ClassVar[str] = CORRELATION
+    seed: int = option(0, "of the weights that are drawn", "ours")
     needs: ClassVar[str] = "maps that are not constant"
     quantities: ClassVar[dict[str, str]] = {"mean": ""}
     better: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        self._check_numbers("seed", least=0)
+
+    @abstractmethod
+    def which(self) -> str:
+        """The order of `layer_randomization`."""
 
     def found(self, rows: Rows, maps: Tensor, method: Judged) -> list[Found | None]:
         def explained(network: nn.Module, x: Tensor, target: Any) -> Tensor:
             """The maps of the network as it is are there already."""
             return maps if network is rows.network else method(network, x, target)
 
-        drawn = layer_randomization(explained, rows.network, rows.x, rows.targets, order=self.order, seed=self.seed)
+        drawn = layer_randomization(explained, rows.network, rows.x, rows.targets, order=self.which(), seed=self.seed)
         return [
             {"mean": _number(column.nanmean().item()), "layers": [_number(value) for value in column.tolist()]}
             for column in drawn.correlations.unbind(1)
         ]
 
 
+@dataclass(frozen=True)
+class Randomization(Redrawn):
+    """With the last layer redrawn (Table 3)."""
+
+    label: ClassVar[str] = "randomization"
+    title: ClassVar[str] = CORRELATION
+    about: ClassVar[str] = "Spearman's correlation with the map of the network whose last layer is drawn anew"
+
+    def which(self) -> str:
+        return "last"
+
+
+@dataclass(frozen=True)
+class Cascade(Redrawn):
+    """With layer after layer redrawn, which all maps without information pass less easily."""
+
+    order: str = option(CASCADES[0], f"the order of the layers: {' or '.join(CASCADES)}", "Adebayo et al. (2018)")
+    label: ClassVar[str] = "cascade"
+    title: ClassVar[str] = "cascading correlation"
+    about: ClassVar[str] = "the same while one layer after another is drawn anew and stays so: the mean over all layers"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_word("order", CASCADES)
+
+    def which(self) -> str:
+        return self.order
+
+
 METRICS: dict[str, type[Metric]] = {
-    "insertion": Insertion,
-    "cim": ComplementaryInsertion,
-    "deletion": Deletion,
-    "localization": Localization,
-    "randomization": Randomization,
+    kind.label: kind for kind in (Insertion, ComplementaryInsertion, Deletion, Localization, Randomization, Cascade)
 }
 
 
-def metrics_of(names: Sequence[str], step: int | None) -> dict[str, Metric]:
-    """The metrics of these names, by name; `step` is that of the curves. Raises `DmbpError` for an unknown name."""
-    for name in names:
-        if name not in METRICS:
-            raise DmbpError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
-    return {name: METRICS[name](**({"step": step} if "step" in _options(METRICS[name]) else {})) for name in names}
+def metrics_of(texts: Sequence[str], step: int | None) -> dict[str, Metric]:
+    """The metrics that these texts mean, by name: "cim", "insertion:step=64", "cascade:order=bottom-up".
+
+    `step` is that of the curves that name none of their own. Raises `DmbpError` for an unknown metric or option, and
+    for a value that the option cannot take.
+    """
+    made = {metric.name: metric for metric in (read(text, METRICS, "metric") for text in texts)}
+    return {name: _stepped(metric, step) for name, metric in made.items()}
 
 
-def _options(metric: type[Metric]) -> set[str]:
-    return {each.name for each in fields(metric)}
+def _stepped(metric: Metric, step: int | None) -> Metric:
+    return replace(metric, step=step) if isinstance(metric, CurveMetric) and metric.step is None else metric

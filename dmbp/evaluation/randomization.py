@@ -36,6 +36,7 @@ ORDERS: dict[str, Callable[[list[str]], list[str]]] = {
     "top-down": lambda layers: layers[::-1],
     "bottom-up": lambda layers: layers,
 }
+CASCADES = ("top-down", "bottom-up")
 
 
 @dataclass(frozen=True, eq=False)

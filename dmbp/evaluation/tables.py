@@ -185,9 +185,9 @@ PRINTED = "† marks the figures that the paper prints, of its own networks and 
 
 
 def _quantities(study: Study, measures: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Each number of these metrics: the metric's key, the quantity, and how a row calls it."""
+    """Each number of these metrics: the metric's key, the quantity, and how a row calls it, with its options."""
     return [
-        (key, quantity, f"{metric.title} {words}".strip())
+        (key, quantity, " ".join(part for part in (metric.title, words, key.partition(":")[2]) if part))
         for key, metric in study.metrics.items()
         if metric.title in measures
         for quantity, words in metric.quantities.items()
@@ -212,7 +212,7 @@ def _turned(table: Table) -> Table:
         cells = tuple(row.cells[k] for row in table.rows)
         best = tuple(place for place, row in enumerate(table.rows) if row.best == (k,))
         rows.append(Row(title, CORRELATION, cells, best))
-    columns = tuple(row.place for row in table.rows)
+    columns = tuple(row.place + row.measure.removeprefix(CORRELATION) for row in table.rows)
     return replace(table, columns=columns, rows=tuple(rows), head=("method", "metric"))
 
 

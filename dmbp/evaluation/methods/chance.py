@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dmbp.evaluation.checks import scores
 from dmbp.evaluation.methods.gradients import OURS
-from dmbp.evaluation.methods.method import Method, option
+from dmbp.evaluation.methods.method import Method
+from dmbp.evaluation.worded import option
 
 
 @dataclass(frozen=True)

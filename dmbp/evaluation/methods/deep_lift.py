@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dmbp.evaluation.captured import captured
 from dmbp.evaluation.checks import check_classes
-from dmbp.evaluation.methods.method import Method, option
+from dmbp.evaluation.methods.method import Method
+from dmbp.evaluation.worded import option
 from dmbp.extras import install, needs
 from linreg.module import Gate
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dmbp.evaluation.captured import captured
-from dmbp.evaluation.methods.method import Method, option
+from dmbp.evaluation.methods.method import Method
+from dmbp.evaluation.worded import option
 from dmbp.explanation import explain
 from dmbp.learning.objective import Loss
 from dmbp.learning.options import Options

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmbp.evaluation.methods.method import BATCH, Method, gradient, option, path_sum
+from dmbp.evaluation.methods.method import BATCH, Method, gradient, path_sum
+from dmbp.evaluation.worded import option
 
 PAPER = "the paper, Section 3: the map of all gradient-based methods"
 OURS = "ours"

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dmbp.errors import DmbpError
 from dmbp.evaluation.captured import captured
 from dmbp.evaluation.methods.gradients import PAPER
-from dmbp.evaluation.methods.method import Method, option
+from dmbp.evaluation.methods.method import Method
+from dmbp.evaluation.worded import option
 from linreg import Linearization, OperatorGraph
 from linreg.graph import INPUT, Node
 from linreg.operators import Role

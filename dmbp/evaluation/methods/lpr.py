@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dmbp.errors import DmbpError
 from dmbp.evaluation.captured import captured
 from dmbp.evaluation.checks import scores
-from dmbp.evaluation.methods.method import Method, option
+from dmbp.evaluation.methods.method import Method
+from dmbp.evaluation.worded import option
 from linreg import Linearization
 from linreg.graph import INPUT, Node
 from linreg.target import cotangent

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dmbp.evaluation.checks import scores
 from dmbp.evaluation.curves import PROBABILITIES
 from dmbp.evaluation.methods.gradients import OURS, TOGETHER
-from dmbp.evaluation.methods.method import Method, option
+from dmbp.evaluation.methods.method import Method
+from dmbp.evaluation.worded import option
 
 REFERENCE = "the authors' code"
 
