@@ -64,6 +64,8 @@ def test_it_prints_tables_writes_all_and_goes_on(run: Run, pictures: Path) -> No
         assert Path(f"study/tables.{ending}").stat().st_size > 300
     with Image.open("study/sheet-net.png") as sheet:
         assert sheet.format == "PNG" and min(sheet.size) > 600
+    with Image.open("study/differences.png") as drawn:
+        assert drawn.format == "PNG" and min(drawn.size) > 300
     assert len(list(Path("study/maps").glob("*.npy"))) == 8  # two pictures, four methods
     before = files("study/maps") | {p: b for p, b in files("study").items() if p.suffix == ".jsonl"}
     assert run(*asked, "--tables")[0] == 0 and Path("study/tables.txt").read_text() == text

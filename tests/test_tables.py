@@ -6,16 +6,19 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from dmbp.errors import DmbpError
 from dmbp.evaluation.bootstrap import Mean, means
 from dmbp.evaluation.measures import metrics_of
 from dmbp.evaluation.published import AVERAGE_2, PLACES, TABLE_1, TABLE_2, TABLE_3, column
 from dmbp.evaluation.record import Key, Results
 from dmbp.evaluation.rendering import RENDERERS
 from dmbp.evaluation.tables import Place, Study, Table, tables
+from dmbp.plot.differences_picture import draw_differences
 
 # ---- intervals ----
 
@@ -109,6 +112,31 @@ def test_differences_are_paired_and_told_where_they_are_none() -> None:
     assert "+0.010 ±0.000*" in text
     few = RENDERERS["txt"](tables(study({name: rows[:4] for name, rows in close.items()}), "ND")[-1:])
     assert "+0.010 ±0.000" in few and "±0.000*" not in few
+
+
+def test_a_picture_shows_each_difference_with_its_interval() -> None:
+    """Of enough pictures what is decided is filled; what has no number there has no line."""
+    rng = np.random.default_rng(0)
+    areas = {name: (rng.random((12, 1)) + shift).tolist() for name, shift in (("nd", -1), ("ig", 0), ("dmbp", 0))}
+    table = named(tables(study(areas)))["differences"]
+    one, other = (
+        replace(table.rows[0], place="one"),
+        replace(table.rows[0], place="other", cells=(None, table.rows[0].cells[1])),
+    )
+    figure = draw_differences(replace(table, rows=(one, other)))
+    above, below = figure.subfigs
+    for part, row, names in ((above, one, ["ND", "IG"]), (below, other, ["IG"])):
+        [ax] = part.axes
+        assert [label.get_text() for label in ax.get_yticklabels()] == names
+        cells = [cell for cell in row.cells if cell]
+        _, *drawn = ax.lines
+        for cell, interval, point in zip(cells, drawn[::2], drawn[1::2], strict=True):
+            assert list(interval.get_xdata()) == [cell.low, cell.high] and list(point.get_xdata()) == [cell.value]
+            assert (point.get_markerfacecolor() == "white") == (cell.low < 0 < cell.high)
+    assert above.axes[0].lines[2].get_markerfacecolor() != "white" == above.axes[0].lines[4].get_markerfacecolor()
+    for wrong in (named(tables(study(areas)))["table-2"], replace(table, rows=())):
+        with pytest.raises(DmbpError, match="a table of differences"):
+            draw_differences(wrong)
 
 
 def test_the_papers_figures_stand_under_ours_of_the_same_network() -> None:

@@ -12,7 +12,7 @@ from dmbp.errors import DmbpError
 from dmbp.evaluation.blurred_maps import Blurred
 from dmbp.evaluation.measures import Judged, metrics_of
 from dmbp.evaluation.methods import parse
-from dmbp.evaluation.outcome import told, write_sheets, write_tables
+from dmbp.evaluation.outcome import told, write_differences, write_sheets, write_tables
 from dmbp.evaluation.plan import Plan, Subject
 from dmbp.evaluation.processes import Ranks, joined, own_device
 from dmbp.evaluation.published import column
@@ -49,7 +49,8 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     if evaluation is None:  # rank 0 tells of all
         return
     made = tables(evaluation.study, reference)
-    paths = write_tables(made, options.out) + write_sheets(plan, titles, options.out)
+    paths = write_tables(made, options.out) + write_differences(made, options.out)
+    paths += write_sheets(plan, titles, options.out)
     print(as_json(made) if options.json else as_text(made), end="")
     report = sys.stderr if options.json else sys.stdout
     print("", *told(plan, evaluation), f"written: {', '.join(map(str, paths))}", sep="\n", file=report)

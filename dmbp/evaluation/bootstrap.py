@@ -13,6 +13,7 @@ import numpy as np
 RESAMPLES = 4000
 CHUNK = 100  # resamples at a time: 50,000 pictures then take 40 MB
 LEVEL = 95  # percent
+FEW = 10  # pictures: an interval of fewer is not to be believed
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Mean:
     def spread(self) -> float:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval of a difference does not hold 0, and is of pictures enough to be believed."""
+        return self.count >= FEW and (self.low > 0 or self.high < 0)
 
 
 def means(values: np.ndarray, seed: int = 0) -> list[Mean]:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder beside the results: tables in five kinds, and a sheet of maps."""
+"""What an evaluation leaves in its folder beside the results: tables in five kinds, a picture of differences, maps."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def write_tables(tables: Sequence[Table], out: Path) -> list[Path]:
         with whole(path) as partial:
             partial.write_text(render(tables), encoding="utf-8")
     return paths
+
+
+def write_differences(tables: Sequence[Table], out: Path) -> list[Path]:
+    """OUT/differences.png, where several methods were evaluated."""
+    from dmbp.plot.differences_picture import draw_differences
+
+    signed = [table for table in tables if table.signed]
+    return [save_figure(draw_differences(table), out / "differences.png") for table in signed]
 
 
 def write_sheets(plan: Plan, titles: Sequence[str], out: Path) -> list[Path]:

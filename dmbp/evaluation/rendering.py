@@ -14,7 +14,6 @@ from dmbp.evaluation.bootstrap import Mean
 from dmbp.evaluation.tables import DAGGER, Row, Table
 
 WIDTH = 120  # characters of a line of text; more columns go below
-FEW = 10  # pictures: an interval of fewer is not to be believed
 
 
 def as_text(tables: Sequence[Table]) -> str:
@@ -157,8 +156,7 @@ def _marked(table: Table, row: Row, column: int, style: tuple[str, str, str]) ->
         number = second.format(number)
     if math.isfinite(cell.spread):
         number += spread.format(f"{cell.spread:.3f}")
-    excluded = table.signed and cell.count >= FEW and (cell.low > 0 or cell.high < 0)
-    return number + ("*" if excluded else "")
+    return number + ("*" if table.signed and cell.decided else "")
 
 
 def _escaped(text: str) -> str:
