@@ -99,6 +99,55 @@ def test_metrics_have_options(run: Run, pictures: Path) -> None:
     assert "pictures/net seed=3" in out and "Table 3" in out
 
 
+def test_differences_are_to_any_method_by_its_name_or_as_tables_call_it(run: Run, pictures: Path) -> None:
+    words = ("--methods", "nd", "ig:steps=2", "--blur", "1", "--metrics", "insertion", "--sheet", "0")
+    ways = {"ig:steps=2": "IG:steps=2", "IG:steps=2": "IG:steps=2", "nd blurred by 1": "ND blur 1"}
+    for asked, title in (ways | {"ND blur 1": "ND blur 1"}).items():
+        status, out, err = run(*ASKED, *words, "--reference", asked)
+        assert status == 0, err
+        assert f"Differences to {title}, paired by picture" in out
+
+
+def test_tables_tell_which_metrics_are_not_computed_yet_or_not_for_all(run: Run, pictures: Path) -> None:
+    """A folder that holds fewer metrics than are asked for; and one that was stopped while a metric was added."""
+    methods = ("--methods", "nd", "random", "--sheet", "0")
+    assert run(*ASKED, *methods, "--metrics", "insertion")[0] == 0
+    both = ("--metrics", "insertion", "deletion", "localization")
+    _, out, _ = run(*ASKED, *methods, *both, "--tables")
+    assert "net: deletion is not computed yet" in out and "net: localization is not computed yet" in out
+    assert "has no number" not in out and "only" not in out
+    assert run(*ASKED, "--methods", "nd", "--sheet", "0", *both)[0] == 0
+    _, out, _ = run(*ASKED, *methods, *both, "--tables")
+    assert "not computed yet" not in out and "net: localization has no number here: it needs pictures made of" in out
+    further = out.partition("Further metrics")[2].partition("Differences")[0]
+    assert "pictures/net, random: only 0 of 3 pictures" in further
+    assert "only" not in out.partition("Further metrics")[0]
+
+
+def test_what_constant_maps_have_no_number_of_is_told(run: Run, pictures: Path) -> None:
+    with Path("net.py").open("a") as stream:
+        stream.write("\ndef flat():\n    made = model()\n    made.network[-1].weight.data.zero_()\n    return made\n")
+    words = ("--model", "net.py:flat", "--methods", "nd", "--metrics", "insertion", "randomization", "--count", "1")
+    status, out, err = run("evaluate", *words, "--data", "folder:pictures", "--out", "study")
+    assert status == 0, err
+    assert "net: randomization has no number here: it needs maps that are not constant" in out
+
+
+def test_a_folder_from_before_cascade_goes_on(run: Run, pictures: Path) -> None:
+    """Its headers name the order of randomization, which was an option of it."""
+    words = ("--methods", "nd", "--count", "1", "--metrics", "randomization")
+    assert run(*ASKED, *words)[0] == 0
+    [path] = Path("study").glob("*.jsonl")
+    now, before = "Randomization(seed=0)", "Randomization(order='last', seed=0)"
+    assert path.read_text().count(now) == 1
+    path.write_text(path.read_text().replace(now, before))
+    status, _, err = run(*ASKED, *words, "cascade")
+    assert status == 0, err
+    path.write_text(path.read_text().replace("order='last'", "order='top-down'"))
+    status, _, err = run(*ASKED, *words, "cascade")
+    assert status == 2 and "metrics randomization: Randomization(order='top-down', seed=0), and now" in err
+
+
 def test_a_damaged_picture_is_told_and_the_others_are_judged(run: Run, pictures: Path) -> None:
     (pictures / "p1.png").write_text("no picture")
     (pictures / "p2.png").unlink()
@@ -117,6 +166,7 @@ def test_a_damaged_picture_is_told_and_the_others_are_judged(run: Run, pictures:
         (["--metrics", "cascade:ordre=top-down"], "cascade has no option 'ordre' (did you mean 'order'?)"),
         (["--metrics", "cascade:order=last"], "cascade: order must be one of 'top-down', 'bottom-up', not 'last'"),
         (["--metrics", "insertion:step=0"], "insertion: step must be a whole number of at least 1, not 0"),
+        (["--metrics", "cim:step=64.0"], "cim: step must be a whole number or none, not '64.0'"),
         (["--metrics", "randomization:seed=-1"], "randomization: seed must be a whole number of at least 0, not -1"),
         (["--data", "folder:none"], "none: there is no such folder"),
         (["--data", "folders:pictures"], "unknown data set 'folders:pictures'; near: folder"),

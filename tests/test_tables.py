@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.bootstrap import Mean, means
@@ -17,7 +18,7 @@ from dmbp.evaluation.measures import metrics_of
 from dmbp.evaluation.published import AVERAGE_2, PLACES, TABLE_1, TABLE_2, TABLE_3, column
 from dmbp.evaluation.record import Key, Results
 from dmbp.evaluation.rendering import RENDERERS
-from dmbp.evaluation.tables import Place, Study, Table, tables
+from dmbp.evaluation.tables import BETTER, Place, Row, Study, Table, tables
 from dmbp.plot.differences_picture import draw_differences
 
 # ---- intervals ----
@@ -139,6 +140,30 @@ def test_a_picture_shows_each_difference_with_its_interval() -> None:
             draw_differences(wrong)
 
 
+def test_a_picture_has_room_for_names_titles_and_words() -> None:
+    """Names stand at the first panel that there is; all words are inside the picture, and no panel is squeezed."""
+    cell = Mean(0.01, -0.01, 0.03, 12)
+    long = "guided-gradcam:layer=features.28,enlarge=nearest,times_input=False blur 2"
+    place = "pictures/" + "a/long/path/" * 10
+    for columns, rows in (
+        (("ND",), (Row("one", "IM", (cell,)),)),
+        ((long,), (Row(place, "cascading correlation order=bottom-up,seed=3", (cell,), better=0),)),
+        (("ND", "IG"), (Row("one", "IM", (cell, cell)), Row("two", "deletion", (cell, cell), better=-1))),
+    ):
+        figure = draw_differences(Table("differences", "Differences to DMBP", columns, rows, (), signed=True))
+        figure.canvas = FigureCanvasAgg(figure)
+        figure.canvas.draw()
+        shown = [ax for part in figure.subfigs for ax in part.axes if ax.get_visible()]
+        for ax, row in zip(shown, rows, strict=True):
+            assert [tick.label1.get_visible() for tick in ax.yaxis.get_major_ticks()] == [True] * len(columns)
+            assert ax.get_title().endswith(f"12 pictures; {BETTER[row.better]}")
+            assert ax.get_window_extent().width > 2.4 * figure.dpi
+        names = [name for ax in shown for name in ax.get_yticklabels()]
+        for text in (*figure.texts, *(text for part in figure.subfigs for text in part.texts), *names):
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width, text.get_text()
+
+
 def test_the_papers_figures_stand_under_ours_of_the_same_network() -> None:
     made = named(tables(study(AREAS, "VOC2012", "voc:vgg16")))
     rows = made["table-1"].rows
@@ -191,6 +216,21 @@ def test_what_ties_and_gaps_do_is_said() -> None:
     assert "some/net: 15 pictures." in notes
     assert "IG: only 14 of 15 pictures" in notes
     assert "IM by the order of equal pixels: IG 0." in notes
+
+
+def test_of_one_picture_there_is_no_interval() -> None:
+    one = tables(study({name: rows[:1] for name, rows in AREAS.items()}))
+    for ending in ("txt", "md", "tex"):
+        numbers = RENDERERS[ending](one).replace("± is half", "")
+        assert "±" not in numbers and "pm" not in numbers and "0.300" in numbers
+
+
+def test_latex_escapes_all_that_names_may_hold() -> None:
+    row = Row("a~b/c^2", r"x\y {z} <&> 5 % #1 $", (None,))
+    tex = RENDERERS["tex"]([Table("t", "T", ("DMBP:sites=relu|fc_1",), (row,), ())])
+    assert r"DMBP:sites=relu\textbar{}fc\_1 \\" in tex
+    assert r"a\textasciitilde{}b/c\textasciicircum{}2 &" in tex
+    assert r"x\textbackslash{}y \{z\} \textless{}\&\textgreater{} 5 \% \#1 \$ &" in tex
 
 
 @pytest.mark.parametrize("ending", RENDERERS)
@@ -253,3 +293,9 @@ def test_table_3_has_a_row_for_each_method() -> None:
     assert table.rows[1].best == (0, 1, 2, 3, 4) and table.rows[0].best == ()
     text = RENDERERS["txt"]([table])
     assert "[-0.050] ±" in text and "0.99" in text
+    numbers = json.loads(RENDERERS["json"]([table]))[0]["rows"][0]["numbers"]
+    told = {name: (number["source"], number["value"]) for name, number in numbers.items()}
+    assert told == {
+        "VOC/VGG16": ("measured", pytest.approx(0.8)), "VOC/VGG16†": ("paper", 0.99), "VOC/RN50": ("paper", 0.99),
+        "ImNet/VGG16": ("paper", 0.99), "ImNet/RN50": ("paper", 0.99),
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from dmbp.cli.question import device_of
@@ -39,10 +40,8 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     methods = _methods(options)
     metrics = metrics_of(options.metrics, options.step)
-    reference = column(parse(options.reference).name) if options.reference else None
     titles = [column(method.name) for method in methods]
-    if reference not in (None, *titles):
-        raise DmbpError(f"--reference {options.reference}: it must be one of the methods that are evaluated")
+    reference = _reference(options.reference, methods)
     settings = {"seed": options.seed, "split": options.split, "difficult": options.difficult}
     plan = Plan(_subjects(options), methods, metrics, settings, options.sheet, options.batch)
     evaluation = found_so_far(plan, options.out) if options.tables else evaluate(plan, options.out, ranks)
@@ -65,6 +64,17 @@ def _methods(options: argparse.Namespace) -> tuple[Judged, ...]:
             sharp.check_installed()
         methods += [sharp, *(Blurred(sharp, sigma) for sigma in options.blur)]
     return tuple(methods)
+
+
+def _reference(asked: str | None, methods: Sequence[Judged]) -> str | None:
+    """The title of the method that differences are to, which is asked for as METHOD or as tables call it."""
+    if not asked:
+        return None
+    titles = {words: column(method.name) for method in methods for words in (method.name, column(method.name))}
+    found = titles.get(asked) or titles.get(parse(asked).name)
+    if found is None:
+        raise DmbpError(f"--reference {asked}: it must be one of the methods that are evaluated")
+    return found
 
 
 def _subjects(options: argparse.Namespace) -> tuple[Subject, ...]:

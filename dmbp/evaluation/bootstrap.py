@@ -35,8 +35,8 @@ class Mean:
 
     @property
     def spread(self) -> float:
-        """Half the width of the interval."""
-        return (self.high - self.low) / 2
+        """Half the width of the interval; NaN for one picture, which tells nothing of others."""
+        return np.nan if self.count == 1 else (self.high - self.low) / 2
 
     @property
     def decided(self) -> bool:

@@ -83,6 +83,7 @@ def told(plan: Plan, evaluation: Evaluation) -> list[str]:
                 if (key.model, key.method) == (name, method.name) and key.picture in names
             }
             lines += _some(f"{name}: {method.name} failed on", failed)
+        lines += [f"{name}: {metric} is not computed yet" for metric in evaluation.study.missing(name)]
         for metric in evaluation.study.without_numbers(name):
             lines.append(f"{name}: {metric} has no number here: it needs {plan.metrics[metric].needs}")
     if not evaluation.computed:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,13 +106,18 @@ def _object(table: Table) -> dict[str, Any]:
         {
             "row": row.place.removesuffix(DAGGER), "metric": row.measure,
             "numbers": {
-                column.removesuffix(DAGGER): _number(cell)
-                for column, cell in zip(table.columns, row.cells, strict=True) if cell
+                column: _number(cell) for column, cell in zip(_distinct(table.columns), row.cells, strict=True) if cell
             },
         }
         for row in table.rows
     ]  # fmt: skip
     return {"name": table.name, "title": table.title, "rows": rows, "notes": list(table.notes)}
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Without the dagger, which `source` stands for, but where a column of ours has the name that is left."""
+    bare = [column.removesuffix(DAGGER) for column in columns]
+    return [column if bare.count(name) > 1 else name for column, name in zip(columns, bare, strict=True)]
 
 
 def _source(cell: Mean) -> str:
@@ -160,4 +164,11 @@ def _marked(table: Table, row: Row, column: int, style: tuple[str, str, str]) ->
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([_&%#$])", r"\\\1", text).replace("†", r"$^\dagger$").replace("⁺", "$^+$").replace("⁻", "$^-$")
+    return text.translate(LETTERS)
+
+
+LETTERS = str.maketrans({
+    **{letter: f"\\{letter}" for letter in "_&%#${}"},
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "†": r"$^\dagger$", "⁺": "$^+$", "⁻": "$^-$",
+})  # fmt: skip

@@ -6,8 +6,9 @@ Index letters: n pictures, k methods.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,8 @@ from linreg.text import counted
 class Row:
     """One line of a table: what it is of, and a number for each column, None where there is none.
 
-    `place` and `measure` are the words of the first two columns; `best` and `second` are the columns to be marked so.
+    `place` and `measure` are the words of the first two columns; `best` and `second` are the columns to be marked so;
+    `better` is that of the metric.
     """
 
     place: str
@@ -41,6 +43,7 @@ class Row:
     cells: tuple[Mean | None, ...]
     best: tuple[int, ...] = ()
     second: tuple[int, ...] = ()
+    better: int = 1
 
     @property
     def printed(self) -> bool:
@@ -83,10 +86,24 @@ class Study:
     metrics: Mapping[str, Metric]
     results: Results
 
+    def _kept(self, model: str, metric: str) -> list[dict[str, Any]]:
+        """What is kept of a metric for a network: of each map and class a dict, where the metric has a meaning."""
+        there = (found.get(metric, ()) for key, found in self.results.values.items() if key.model == model)
+        return [row for rows in there for row in rows if row is not None]
+
+    def missing(self, model: str) -> list[str]:
+        """The metrics that were computed for no map of this network yet, though there are maps."""
+        there = [found for key, found in self.results.values.items() if key.model == model]
+        return [metric for metric in self.metrics if there and not any(metric in found for found in there)]
+
     def without_numbers(self, model: str) -> list[str]:
-        """The metrics that have no number for any picture of this network."""
-        kept = [found for key, found in self.results.values.items() if key.model == model]
-        return [metric for metric in self.metrics if not any(any(found.get(metric, ())) for found in kept)]
+        """The metrics that were computed for this network and have no number for any picture."""
+        return [
+            name
+            for name, metric in self.metrics.items()
+            if any(name in found for key, found in self.results.values.items() if key.model == model)
+            and not any(row[quantity] is not None for row in self._kept(model, name) for quantity in metric.quantities)
+        ]
 
     def values(self, place: Place, metric: str, quantity: str) -> np.ndarray:
         """(n, k): of each picture the mean over its classes, NaN where there is no such number."""
@@ -153,7 +170,7 @@ def _table(
             rows += [_printed(line, columns) for line in same]
             rest = [line for line in rest if line not in same]
     others = [_printed(line, columns) for line in rest]
-    notes = (*_counts(study), *_ties(study, measures), *([PRINTED] if printed else []))
+    notes = (*_counts(study, measures), *_ties(study, measures), *([PRINTED] if printed else []))
     return Table(name, title, tuple(columns), (*rows, *(row for row in others if any(row.cells))), notes)
 
 
@@ -243,30 +260,49 @@ def _differences(study: Study, reference: str) -> Table:
             found = dict(zip(titles, means(values - values[:, place_of : place_of + 1]), strict=True))
             cells = tuple(found[column] if found[column].count else None for column in columns)
             if any(cells):
-                rows.append(Row(place.title, measure, cells))
+                rows.append(Row(place.title, measure, cells, better=study.metrics[metric].better))
     notes = (
         f"A positive number is more than {reference} has.",
+        *_unusual(rows),
         "The interval of a number marked * does not hold 0; with fewer than 10 pictures nothing is marked.",
     )
     title = f"Differences to {reference}, paired by picture"
     return Table("differences", title, tuple(columns), tuple(rows), notes, signed=True)
 
 
-def _counts(study: Study) -> tuple[str, ...]:
-    """How many pictures there are, and of which methods fewer."""
+BETTER = {1: "more is better", -1: "less is better", 0: "near 0 is best"}  # by what a metric says of itself
+
+
+def _unusual(rows: Sequence[Row]) -> Iterator[str]:
+    """What is better, of the metrics of which that is not more."""
+    for better in (-1, 0):
+        if measures := dict.fromkeys(row.measure for row in rows if row.better == better):
+            yield f"Of {' and '.join(measures)}, {BETTER[better]}."
+
+
+def _counts(study: Study, measures: Sequence[str]) -> tuple[str, ...]:
+    """How many pictures there are, and of which methods fewer were judged by these metrics."""
     notes = ["± is half of a 95 % bootstrap interval over pictures."]
     for place in study.places:
         total = len(place.pictures)
         notes.append(f"{place.title}: {counted(total, 'picture')}.")
-        lacking = defaultdict[int, list[str]](list)
+        lacking = defaultdict[tuple[str, int], list[str]](list)
         for method, title in study.methods.items():
-            have = sum(Key(place.model, method, picture) in study.results.values for picture in place.pictures)
-            if have < total:
-                lacking[have].append(title)
-        for have, titles in lacking.items():
-            whose = ", ".join(titles)
+            for words, have in _judged(study, place, method, measures).items():
+                if have < total:
+                    lacking[words, have].append(title)
+        for (words, have), titles in lacking.items():
+            whose = ", ".join([*([words] if words else []), *titles])
             notes.append(f"{place.title}, {whose}: only {have} of {total} pictures; other maps failed or are missing.")
     return tuple(notes)
+
+
+def _judged(study: Study, place: Place, method: str, measures: Sequence[str]) -> dict[str, int]:
+    """How many pictures each metric judged a method on, by the metric's words; "" where all have the same number."""
+    found = [study.results.values.get(Key(place.model, method, picture), {}) for picture in place.pictures]
+    begun = dict.fromkeys(key for key, _, _ in _quantities(study, measures) if key not in study.missing(place.model))
+    have = {key: sum(key in metrics for metrics in found) for key in begun}
+    return have if len(set(have.values())) > 1 else {"": max(have.values(), default=0)}
 
 
 def _ties(study: Study, measures: Sequence[str]) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ def read(text: str, kinds: Mapping[str, type[Kind]], what: str) -> Kind:
 
 
 WORDS = {"yes": True, "true": True, "no": False, "false": False}
+NUMBERS: dict[type[int] | type[float], str] = {int: "a whole number", float: "a number"}
 
 
 def _value(label: str, name: str, hint: Any, text: str) -> Any:
@@ -90,12 +91,13 @@ def _value(label: str, name: str, hint: Any, text: str) -> Any:
         if text.lower() in WORDS:
             return WORDS[text.lower()]
         raise DmbpError(f"{label}: {name} must be yes or no, not {text!r}")
-    for number in (int, float):
+    for number, words in NUMBERS.items():
         if number in kinds:
             try:
                 return number(text)
             except ValueError:
-                raise DmbpError(f"{label}: {name} must be a number, not {text!r}") from None
+                words += " or none" if NoneType in kinds else ""
+                raise DmbpError(f"{label}: {name} must be {words}, not {text!r}") from None
     return tuple(text.split("|")) if "|" in text else text
 
 

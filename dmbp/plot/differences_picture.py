@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from dmbp.errors import DmbpError
 from dmbp.evaluation.bootstrap import Mean
-from dmbp.evaluation.tables import Table
+from dmbp.evaluation.tables import BETTER, Row, Table
 from linreg.plot.style import GRID, INK, LINE, NO_VALUE, despine
 from linreg.text import counted
 
 LINE_HEIGHT = 0.27  # inches of a method
 WIDTH = 3.1  # inches of a panel
-CAPTION = "Filled: the 95 % interval does not hold 0. Grey: undecided, or fewer than 10 pictures."
+LEAST = 20  # letters of room for the names of methods, so that a title has room too
+LETTER = 0.07  # inches of a letter at 9 points, a little more than most take
+CAPTION = (
+    "Right of the line a method has more than the one that all are compared with. Filled: the 95 % interval does not "
+    "hold 0. Grey: it holds 0, or there are fewer than 10 pictures."
+)
 
 
 def draw_differences(table: Table) -> Figure:
@@ -33,22 +39,25 @@ def draw_differences(table: Table) -> Figure:
     blocks = [_block(table, place) for place in dict.fromkeys(row.place for row in table.rows)]
     measures = list(dict.fromkeys(row.measure for row in table.rows))
     heights = [LINE_HEIGHT * len(block.methods) + 1.2 for block in blocks]
-    figure = Figure(
-        figsize=(WIDTH * len(measures) + 1.4, sum(heights) + 0.7),
-        layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06),
-    )
-    figure.suptitle(_plain(table.title), fontsize=12, x=0.02, ha="left")
-    figure.supxlabel(CAPTION, fontsize=8, x=0.02, ha="left")
+    names = max(LEAST, *(len(name) for block in blocks for name in block.methods))
+    width = WIDTH * len(measures) + LETTER * names + 0.5
+    caption = _wrapped(CAPTION, 8, width)
+    height = sum(heights) + 0.6 + 0.15 * len(caption.splitlines())
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06))
+    figure.suptitle(_wrapped(table.title, 12, width), fontsize=12, x=0.02, ha="left")
+    figure.supxlabel(caption, fontsize=8, x=0.02, ha="left")
     parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, block in zip(parts, blocks, strict=True):
-        part.suptitle(_plain(block.place), fontsize=10, x=0.02, ha="left")
-        axes = part.subplots(1, len(measures), squeeze=False, sharey=True)[0]
-        for ax, measure in zip(axes, measures, strict=True):
-            if measure in block.cells:
-                _panel(ax, measure, block.cells[measure], block.methods)
+        part.suptitle(_wrapped(block.place, 10, width), fontsize=10, x=0.02, ha="left")
+        axes = dict(zip(measures, part.subplots(1, len(measures), squeeze=False, sharey=True)[0], strict=True))
+        for measure, ax in axes.items():
+            if measure in block.rows:
+                _panel(ax, block.rows[measure], block.methods)
             else:
                 ax.set_visible(False)
-        axes[0].set_ylim(len(block.methods) - 0.4, -0.6)
+        first = axes[next(measure for measure in measures if measure in block.rows)]
+        first.tick_params(axis="y", labelleft=True)  # which is not the leftmost one where that has no numbers
+        first.set_ylim(len(block.methods) - 0.4, -0.6)
     return figure
 
 
@@ -58,29 +67,36 @@ class Block:
 
     place: str
     methods: tuple[str, ...]
-    cells: dict[str, list[Mean | None]]
+    rows: dict[str, Row]
 
 
 def _block(table: Table, place: str) -> Block:
     rows = [row for row in table.rows if row.place == place]
     there = [k for k in range(len(table.columns)) if any(row.cells[k] for row in rows)]
-    return Block(
-        place, tuple(table.columns[k] for k in there), {row.measure: [row.cells[k] for k in there] for row in rows}
-    )
+    kept = {row.measure: replace(row, cells=tuple(row.cells[k] for k in there)) for row in rows}
+    return Block(place, tuple(table.columns[k] for k in there), kept)
 
 
-def _panel(ax: Axes, measure: str, cells: Sequence[Mean | None], methods: Sequence[str]) -> None:
+def _panel(ax: Axes, row: Row, methods: Sequence[str]) -> None:
     ax.axvline(0, color=LINE, lw=1)
-    for at, cell in enumerate(cells):
+    for at, cell in enumerate(row.cells):
         if cell is not None:
             _point(ax, at, cell)
-    most = max(cell.count for cell in cells if cell is not None)
-    ax.set_title("\n".join([*textwrap.wrap(_plain(measure), 34), counted(most, "picture")]), fontsize=9)
+    most = counted(max(cell.count for cell in row.cells if cell is not None), "picture")
+    ax.set_title("\n".join([_wrapped(row.measure, 9, WIDTH), f"{most}; {BETTER[row.better]}"]), fontsize=9)
     ax.set_yticks(range(len(methods)), [_plain(name) for name in methods], fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
-    ax.grid(axis="x", color=GRID, lw=0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
+    ax.xaxis.get_offset_text().set_fontsize(8)
+    ax.grid(color=GRID, lw=0.6)
     ax.set_axisbelow(True)
     despine(ax)
+
+
+def _wrapped(text: str, points: float, width: float) -> str:
+    """The text in lines that fit so many inches, without mathematics."""
+    letters = int(0.95 * width / LETTER * 9 / points)
+    return _plain("\n".join(textwrap.wrap(text, letters, break_on_hyphens=False)))
 
 
 def _plain(text: str) -> str:
