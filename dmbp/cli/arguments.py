@@ -38,6 +38,8 @@ ASKED_METRICS = (
     "cascade:order=bottom-up (default: insertion cim)"
 )
 BATCH = "pictures that go through a method together: faster on small networks and GPUs; rounding differs (default: 1)"
+STEP = "pixels that change at each step of a curve (default: the number of all / 224, rounded up)"
+REFERENCE = "the method that all others are compared with (default: dmbp if it is one of them, else the first)"
 FOLDER = "where results go as they come; the same command goes on with what it finds there"
 
 
@@ -105,9 +107,9 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=ASKED_METHODS)
     command.add_argument("--blur", nargs="+", type=float, default=[], metavar="SIGMA", help=BLUR)
     command.add_argument("--metrics", nargs="+", default=["insertion", "cim"], metavar="METRIC", help=ASKED_METRICS)
-    command.add_argument("--step", type=_positive, help="pixels a step of the curves (default: the 224th part of all)")
+    command.add_argument("--step", type=_positive, help=STEP)
     command.add_argument("--batch", type=_positive, default=1, help=BATCH)
-    command.add_argument("--reference", metavar="METHOD", help="differences are to this one (default: dmbp)")
+    command.add_argument("--reference", metavar="METHOD", help=REFERENCE)
     command.add_argument("--sheet", type=_count, default=3, metavar="N", help="draw the first N pictures (default: 3)")
     command.add_argument("--tables", action="store_true", help="compute nothing: tables of what is there so far")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=FOLDER)

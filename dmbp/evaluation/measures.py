@@ -86,7 +86,7 @@ class CurveMetric(Metric):
     """The area under a curve of probabilities; `step` in pixels, None for ⌈P / 224⌉."""
 
     step: int | None = option(
-        None, "pixels that change at each step; none: the 224th part of all, rounded up", "RISE's code"
+        None, "pixels that change at each step; none: the number of all / 224, rounded up", "RISE's code"
     )
 
     def __post_init__(self) -> None:
@@ -224,12 +224,12 @@ class Randomization(Redrawn):
 
 @dataclass(frozen=True)
 class Cascade(Redrawn):
-    """With layer after layer redrawn, which all maps without information pass less easily."""
+    """With layer after layer redrawn: maps without information pass the last layer alone, and this less easily."""
 
     order: str = option(CASCADES[0], f"the order of the layers: {' or '.join(CASCADES)}", "Adebayo et al. (2018)")
     label: ClassVar[str] = "cascade"
     title: ClassVar[str] = "cascading correlation"
-    about: ClassVar[str] = "the same while one layer after another is drawn anew and stays so: the mean over all layers"
+    about: ClassVar[str] = "this correlation after each layer, one after another drawn anew and left so: the mean over layers"
 
     def __post_init__(self) -> None:
         super().__post_init__()

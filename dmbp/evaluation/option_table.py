@@ -20,8 +20,9 @@ over them to rank pixels. *Sign*: no absolute value is taken but where a method'
 
 Insertion rewards smooth maps: compare sharp ones with their blurred selves too, by `dmbp evaluate --blur`."""
 METRIC_WORDS = """Metrics take their options in the same way:
-`dmbp evaluate --metrics insertion:step=64 cascade:order=bottom-up`. A table calls them by the words of the second
-column, and by the options that are asked for. `--step` is that of all curves that name none."""
+`dmbp evaluate --metrics insertion:step=64 cascade:order=bottom-up`. In a table of results a metric has the name of the
+second column, and behind it the options that were asked for. `--step` sets the step of each metric that has this option
+and for which none is given here."""
 METHOD_HEADS = ("name", "method", "source", "× x", "colours", "sign")
 METRIC_HEADS = ("name", "in tables", "what it is", "better", "needs")
 OPTION_HEADS = ("name", "option", "default", "what it is", "source of the default")
