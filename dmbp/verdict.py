@@ -31,7 +31,7 @@ NO_TRUST: Level = "do not trust"
 NOT_JUDGED: Level = "not judged"
 RANKS = (GOOD, DOUBTFUL, NO_TRUST)
 
-# Up to the first of two a map is good, beyond the second it is not to be trusted (tutorials/site/results.md, What foretells).
+# Up to the first of two a map is good, beyond the second not to be trusted (tutorials/site/results.md, What foretells).
 HIDDEN = (0.8, 0.85)  # part of |y⁺| + |y⁻| that a map does not show: up to 0.61 where it works, from 0.88 where not
 GROWTH = (15.0, 60.0)  # y⁺ / |y| at the end: up to 15 where maps work, above 60 on EfficientNet-Lite0 alone
 START = 2.0  # y⁺ / |y| before anything is learned, doubtful above: up to 1.7 elsewhere, 4 to 6 on EfficientNet-Lite0
