@@ -31,10 +31,10 @@ NO_TRUST: Level = "do not trust"
 NOT_JUDGED: Level = "not judged"
 RANKS = (GOOD, DOUBTFUL, NO_TRUST)
 
-# Up to the first a map is good, beyond the second it is not to be trusted (tutorials/site/results.md, What foretells).
+# Up to the first of two a map is good, beyond the second not to be trusted (tutorials/site/results.md, What foretells).
 HIDDEN = (0.8, 0.85)  # part of |y⁺| + |y⁻| that a map does not show: up to 0.61 where it works, from 0.88 where not
 GROWTH = (15.0, 60.0)  # y⁺ / |y| at the end: up to 15 where maps work, above 60 on EfficientNet-Lite0 alone
-START = (2.0, 3.0)  # y⁺ / |y| before anything is learned: up to 1.7 where maps work, 3.95 to 6.2 on EfficientNet-Lite0
+START = 2.0  # y⁺ / |y| before anything is learned, doubtful above: up to 1.7 elsewhere, 4 to 6 on EfficientNet-Lite0
 SETTLED = (0.95, 0.8)  # ρ over 20 updates, told and not judged by: unsettled maps were no worse
 REST = 0.5  # |y~| / |y| from which it is told. Not judged by: it said nothing that the growth does not say
 ERROR = (0.01, 0.1)  # how much of |y| the parts miss it by
@@ -220,7 +220,7 @@ def _growth(result: Result, image: int) -> Growth:
     positive = result.scores["positive"][image].item()
     first = result.history["positive"][0, image].item() if _from_b1(result, image) else nan
     start, end = (value / y if y else (inf if value > 0 else 0.0) for value in (first, positive))
-    level = _worst(_level(start, START), _level(end, GROWTH))
+    level = _worst(DOUBTFUL if start > START else GOOD, _level(end, GROWTH))
     words = f"y⁺ is {_times(end)}"
     if not isnan(start):
         words += f" ({_times(start)} before anything was learned)"

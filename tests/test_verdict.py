@@ -125,7 +125,7 @@ def grown(start: float, end: float) -> Callable[[dict[str, np.ndarray]], None]:
         (grown(1.99, 14.9), "good", ("paper", "complete"), "shows all of y⁺ and y⁻"),
         (grown(1.99, 15.1), "doubtful", ("paper", "complete"), "fewer iterations may do better"),
         (grown(2.01, 14.9), "doubtful", ("paper", "complete"), "cancels: y⁺ is 15 times |y|"),
-        (grown(3.01, 14.9), "do not trust", ("paper", "complete"), "signs mean little"),
+        (grown(9.01, 14.9), "doubtful", ("paper", "complete"), "(9.0 times |y| before"),
         (grown(1.99, 60.1), "do not trust", ("paper", "complete"), "y⁺ is 60 times |y| (2.0 times |y| before"),
     ],
 )
