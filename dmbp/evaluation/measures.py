@@ -224,12 +224,12 @@ class Randomization(Redrawn):
 
 @dataclass(frozen=True)
 class Cascade(Redrawn):
-    """With layer after layer redrawn: maps without information pass the last layer alone, and this less easily."""
+    """With layer after layer redrawn, which maps without information pass less easily than one layer."""
 
     order: str = option(CASCADES[0], f"the order of the layers: {' or '.join(CASCADES)}", "Adebayo et al. (2018)")
     label: ClassVar[str] = "cascade"
     title: ClassVar[str] = "cascading correlation"
-    about: ClassVar[str] = "this correlation after each layer, one after another drawn anew and left so: the mean over layers"
+    about: ClassVar[str] = "this correlation after each layer, one after another drawn anew and left so: the mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
