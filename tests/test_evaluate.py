@@ -133,21 +133,6 @@ def test_what_constant_maps_have_no_number_of_is_told(run: Run, pictures: Path) 
     assert "net: randomization has no number here: it needs maps that are not constant" in out
 
 
-def test_a_folder_from_before_cascade_goes_on(run: Run, pictures: Path) -> None:
-    """Its headers name the order of randomization, which was an option of it."""
-    words = ("--methods", "nd", "--count", "1", "--metrics", "randomization")
-    assert run(*ASKED, *words)[0] == 0
-    [path] = Path("study").glob("*.jsonl")
-    now, before = "Randomization(seed=0)", "Randomization(order='last', seed=0)"
-    assert path.read_text().count(now) == 1
-    path.write_text(path.read_text().replace(now, before))
-    status, _, err = run(*ASKED, *words, "cascade")
-    assert status == 0, err
-    path.write_text(path.read_text().replace("order='last'", "order='top-down'"))
-    status, _, err = run(*ASKED, *words, "cascade")
-    assert status == 2 and "metrics randomization: Randomization(order='top-down', seed=0), and now" in err
-
-
 def test_a_damaged_picture_is_told_and_the_others_are_judged(run: Run, pictures: Path) -> None:
     (pictures / "p1.png").write_text("no picture")
     (pictures / "p2.png").unlink()

@@ -24,10 +24,6 @@ FORMAT = 1
 EACH = ("models", "methods", "metrics", "versions")  # of a header: only what both headers name is compared
 
 
-# What headers said of a metric before its order became a metric of its own, and what they say of the same one now.
-ALIKE = {"Randomization(order='last', seed=0)": "Randomization(seed=0)"}
-
-
 class Key(NamedTuple):
     """Which map a result is of."""
 
@@ -117,8 +113,7 @@ def _whole_lines(path: Path) -> list[bytes]:
 def _header(results: Results, entry: dict[str, Any]) -> None:
     if entry["format"] != FORMAT:
         raise ValueError(f"format {entry['format']}, expected {FORMAT}")
-    metrics = {name: ALIKE.get(words, words) for name, words in entry["made"].get("metrics", {}).items()}
-    results.headers.append({**entry["made"], "metrics": metrics})
+    results.headers.append(entry["made"])
 
 
 def _result(results: Results, entry: dict[str, Any]) -> None:

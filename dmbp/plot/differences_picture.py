@@ -82,8 +82,7 @@ def _panel(ax: Axes, row: Row, methods: Sequence[str]) -> None:
     for at, cell in enumerate(row.cells):
         if cell is not None:
             _point(ax, at, cell)
-    most = counted(max(cell.count for cell in row.cells if cell is not None), "picture")
-    ax.set_title("\n".join([_wrapped(row.measure, 9, WIDTH), f"{most}; {BETTER[row.better]}"]), fontsize=9)
+    ax.set_title("\n".join([_wrapped(row.measure, 9, WIDTH), f"{_pictures(row)}; {BETTER[row.better]}"]), fontsize=9)
     ax.set_yticks(range(len(methods)), [_plain(name) for name in methods], fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
@@ -91,6 +90,12 @@ def _panel(ax: Axes, row: Row, methods: Sequence[str]) -> None:
     ax.grid(color=GRID, lw=0.6)
     ax.set_axisbelow(True)
     despine(ax)
+
+
+def _pictures(row: Row) -> str:
+    counts = [cell.count for cell in row.cells if cell is not None]
+    few = "" if min(counts) == max(counts) else f"{min(counts)} to "
+    return few + counted(max(counts), "picture")
 
 
 def _wrapped(text: str, points: float, width: float) -> str:
