@@ -314,7 +314,7 @@ labels = right.set(title="here: eight digit pairs", xlabel="IM", ylabel="cIM")
 # %% [markdown]
 # Right and up is better. DMBP leads in cIM. In IM it is fifth, but half of the methods
 # are so near to the upper end that nothing can be told apart: for this metric the digits
-# are too easy. (On forty pictures with other digits the differences are clearer: see the
+# are too easy. (On 500 pictures with other digits the differences are clearer: see the
 # [page of what was measured](site/results.md).) Guided backprop, which lesson 9 found
 # not to look at the network, has one of the best IM! And it has the lowest cIM, because
 # it has no negative evidence to show.
@@ -384,16 +384,16 @@ legend = ax.legend(["the paper, four networks", "here, four pictures"])
 #
 # | claim | digit pairs | SqueezeNet | where constants rule |
 # |---|---|---|---|
-# | IM of DMBP above that of c ⊙ x | yes | yes | **no** |
-# | IM above other gradient methods | yes, SG undecided | yes | **no** |
-# | "all" above "+−" and "+" | yes on ResNets, by cIM | undecided | not measured |
-# | cIM above the rivals | yes, but on one network | yes, GC undecided | not measured |
+# | IM of DMBP above that of c ⊙ x | yes | yes | **no**, or little |
+# | IM above other gradient methods | yes, SG level | yes | **no** |
+# | "all" above "+−" and "+" | yes on ResNets, by cIM | above "+", below "+−" | not measured |
+# | cIM above the rivals | yes | yes, GC undecided | not measured |
 # | the map changes with the last layer | yes | **no** | not measured |
 #
 # *Undecided* means that the difference lies within chance, for as many pictures as
 # there were. Six networks were asked about digit pairs: two kinds, with three training
-# seeds each. On SqueezeNet the maps before and after redrawing correlate by 0.61, on
-# three pictures. The networks where constants rule are ResNet-20 and ResNet-56 for
+# seeds each. On SqueezeNet the maps before and after redrawing correlate by 0.62, on
+# ten pictures. The networks where constants rule are ResNet-20 and ResNet-56 for
 # CIFAR-10, and EfficientNet-Lite0. There the paper's map is level with c ⊙ x, and the
 # complete map of lesson 9, which is not in the paper, does better. The paper's own
 # networks, VGG-16 and ResNet-50, have not been run.
