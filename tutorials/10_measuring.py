@@ -394,9 +394,9 @@ legend = ax.legend(["the paper, four networks", "here, four pictures"])
 # there were. Six networks were asked about digit pairs: two kinds, with three training
 # seeds each. On SqueezeNet the maps before and after redrawing correlate by 0.62, on
 # ten pictures. The networks where constants rule are ResNet-20 and ResNet-56 for
-# CIFAR-10, and EfficientNet-Lite0. There the paper's map is level with c ⊙ x, and the
-# complete map of lesson 9, which is not in the paper, does better. The paper's own
-# networks, VGG-16 and ResNet-50, have not been run.
+# CIFAR-10, and EfficientNet-Lite0. There the paper's map is about level with c ⊙ x,
+# and the complete map of lesson 9, which is not in the paper, does better. The paper's
+# own networks, VGG-16 and ResNet-50, have not been run.
 #
 # ## Exercises
 #

@@ -37,7 +37,7 @@ ASKED_METRICS = (
     "any of insertion, cim, deletion, localization, randomization, cascade, with options such as "
     "cascade:order=bottom-up (default: insertion cim)"
 )
-BATCH = "pictures that go through a method together: faster on small networks and GPUs; rounding differs (default: 1)"
+BATCH = "pictures that go through a method together: faster on small networks; rounding differs (default: 1)"
 STEP = "pixels that change at each step of a curve (default: the number of all / 224, rounded up)"
 REFERENCE = "the method that all others are compared with (default: dmbp if it is one of them, else the first)"
 FOLDER = "where results go as they come; the same command goes on with what it finds there"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from dmbp.evaluation.measures import METRICS
 from dmbp.evaluation.methods.listed import METHODS
+from dmbp.evaluation.tables import BETTER
 from dmbp.evaluation.worded import Worded
 
 COMMAND = "python -m dmbp.evaluation > tutorials/site/methods.md"
@@ -24,9 +25,8 @@ METRIC_WORDS = """Metrics take their options in the same way:
 second column, and behind it the options that were asked for. `--step` sets the step of each metric that has this option
 and for which none is given here."""
 METHOD_HEADS = ("name", "method", "source", "× x", "colours", "sign")
-METRIC_HEADS = ("name", "in tables", "what it is", "better", "needs")
+METRIC_HEADS = ("name", "in tables", "what it is", "what is better", "needs")
 OPTION_HEADS = ("name", "option", "default", "what it is", "source of the default")
-BETTER = {1: "more", -1: "less", 0: "near zero"}
 
 
 def page() -> str:
